@@ -1,0 +1,114 @@
+package apexproxy_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/loadchange/apexproxy"
+)
+
+// BenchmarkProxy compares the proxy with a plain tuned ReverseProxy in front of
+// the same upstream, 16 clients at a time over loopback. Read the ratio within
+// one run:
+//
+//	go test -run '^$' -bench BenchmarkProxy -count 7 .
+func BenchmarkProxy(b *testing.B) {
+	stream := make([]string, 100)
+	for i := range stream {
+		stream[i] = fmt.Sprintf("data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word %d \"},\"finish_reason\":null}]}\n\n", i)
+	}
+	answer := `{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-5.5","choices":[{"index":0,"message":{"role":"assistant","content":"` +
+		strings.Repeat("answer ", 260) + `"},"finish_reason":"stop"}],"usage":{"prompt_tokens":500,"completion_tokens":260,"total_tokens":760}}`
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.Header.Get("X-Bench") != "stream" {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, answer)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, event := range stream {
+			_, _ = io.WriteString(w, event)
+			w.(http.Flusher).Flush()
+		}
+	}))
+	defer upstream.Close()
+
+	plain := func() http.Handler {
+		target, _ := url.Parse(upstream.URL)
+		pool := &sync.Pool{New: func() any { return new([32 << 10]byte) }}
+		return &httputil.ReverseProxy{
+			Rewrite:       func(pr *httputil.ProxyRequest) { pr.SetURL(target) },
+			Transport:     apexproxy.NewTransport(),
+			FlushInterval: -1,
+			BufferPool:    benchPool{pool},
+		}
+	}
+	proxy := func(opts ...apexproxy.Option) func() http.Handler {
+		return func() http.Handler {
+			p, err := apexproxy.New(append(opts, apexproxy.WithGateway(apexproxy.Gateway{BaseURL: upstream.URL + "/v1/a/g", Token: "bench"}))...)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return p
+		}
+	}
+	handlers := []struct {
+		name string
+		make func() http.Handler
+	}{
+		{"ReverseProxy", plain},
+		{"bare", proxy()},
+		{"mapping", proxy(apexproxy.WithMapping("gpt#gpt-5.5"))},
+	}
+	body := func(size int) []byte {
+		return []byte(`{"model":"gpt#openai","messages":[{"role":"user","content":"` + strings.Repeat("prompt ", size/7) + `"}]}`)
+	}
+	for _, work := range []struct {
+		name, kind string
+		body       []byte
+	}{
+		{"2KB", "json", body(2 << 10)},
+		{"200KB", "json", body(200 << 10)},
+		{"stream100", "stream", body(2 << 10)},
+	} {
+		for _, h := range handlers {
+			b.Run(work.name+"/"+h.name, func(b *testing.B) {
+				server := httptest.NewServer(h.make())
+				defer server.Close()
+				client := &http.Client{Transport: apexproxy.NewTransport()}
+				b.ReportAllocs()
+				b.SetParallelism(8)
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						req, _ := http.NewRequest(http.MethodPost, server.URL+"/v1/chat/completions", bytes.NewReader(work.body))
+						req.Header.Set("Authorization", "Bearer bench")
+						req.Header.Set("X-Bench", work.kind)
+						res, err := client.Do(req)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						if n, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != 200 || n < 1000 {
+							b.Errorf("status %d, %d bytes, %v", res.StatusCode, n, err)
+						}
+						_ = res.Body.Close()
+					}
+				})
+			})
+		}
+	}
+}
+
+type benchPool struct{ *sync.Pool }
+
+func (p benchPool) Get() []byte  { return p.Pool.Get().(*[32 << 10]byte)[:] }
+func (p benchPool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }

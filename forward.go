@@ -1,0 +1,246 @@
+package apexproxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+	"sync"
+	"time"
+)
+
+type exchangeKey struct{}
+
+// forward applies what the stages decided.
+func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
+	x.extendWrite()
+	p.reverse.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
+}
+
+// newReverseProxy returns the one place where requests are changed (Rewrite)
+// and answers are looked at (Transport).
+func (p *Proxy) newReverseProxy() *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Rewrite:       p.rewrite,
+		Transport:     roundTripper(p.roundTrip),
+		FlushInterval: -1, // also a slow body with a length leaves at once
+		BufferPool:    bufferPool{},
+		ErrorLog:      slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug),
+		ErrorHandler:  p.upstreamFailed,
+	}
+}
+
+// rewrite makes the outbound request. It runs after ReverseProxy has deleted
+// what the client named in Connection: what is set here cannot be removed from
+// outside.
+func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
+	x := pr.In.Context().Value(exchangeKey{}).(*exchange)
+	out := pr.Out
+	u := x.target.url
+	out.URL, out.Host = &u, u.Host
+	out.Trailer = nil
+	h := out.Header
+	p.strip(h, x)
+	h.Del("Connection") // ReverseProxy restores it for an upgrade; no operation has one
+	h.Del("Expect")     // answered already, when the body was read
+	if p.mustRead(x) {
+		h.Set("Accept-Encoding", "identity")
+	}
+	out.Body, out.GetBody, out.ContentLength = nil, nil, 0
+	if x.out != nil {
+		h.Set("Content-Type", "application/json")
+		if x.encoding == "" {
+			h.Del("Content-Encoding")
+		}
+		h.Set("Content-Length", strconv.Itoa(len(x.out)))
+		out.ContentLength = int64(len(x.out))
+		x.source.Reset(x.out)
+		// With GetBody an HTTP/2 request that the upstream refused before it
+		// looked at it is sent again instead of failing.
+		out.GetBody = func() (io.ReadCloser, error) { return x.source.NewReader(), nil }
+		out.Body = x.source.NewReader()
+	}
+	for name, values := range x.target.header {
+		h[name] = values
+	}
+}
+
+// mustRead reports whether the answer has to be readable to the proxy. The
+// gateway's own errors must be: they are translated.
+func (p *Proxy) mustRead(x *exchange) bool {
+	return x.rec.Mode == ModeGateway || x.converts()
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// roundTrip sends the request and looks at the answer's head; the body it wraps
+// and leaves to be copied.
+func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
+	x := r.Context().Value(exchangeKey{}).(*exchange)
+	res, err := x.target.rt.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	x.extendWrite()
+	x.rec.StatusCode = res.StatusCode
+	x.rec.GatewayLogID = res.Header.Get("Cf-Aig-Log-Id")
+	x.rec.CacheStatus = res.Header.Get("Cf-Aig-Cache-Status")
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return res, nil
+	}
+	p.cors.Apply(res.Header, x.request.Header.Get("Origin"))
+	res.Body = &tap{body: res.Body, x: x}
+	if x.rec.Mode == ModeGateway && res.StatusCode >= 300 {
+		return p.translate(x, res)
+	}
+	return res, nil
+}
+
+// maxError is how much of an error answer is looked at.
+const maxError = 64 << 10
+
+// translate turns an error that the gateway made itself into the client's
+// dialect. Status and headers stay; a provider's error stays as it was written.
+func (p *Proxy) translate(x *exchange, res *http.Response) (*http.Response, error) {
+	if res.StatusCode < 400 {
+		if res.StatusCode == http.StatusNotModified {
+			return res, nil
+		}
+		res.Body.Close()
+		return nil, &reply{status: 502, fault: "http_protocol_error", code: "gateway_redirect",
+			message: "the gateway answered with a redirect, which is never followed: check its base URL", outcome: OutcomeUpstreamError}
+	}
+	head, err := io.ReadAll(io.LimitReader(res.Body, maxError))
+	code, message, ours := gatewayError(head)
+	if err != nil || !ours {
+		res.Body = &prefixed{Reader: io.MultiReader(bytes.NewReader(head), res.Body), Closer: res.Body}
+		return res, nil
+	}
+	res.Body.Close()
+	x.rec.ErrorType = "gateway_" + code
+	b := errorBody(x.dialect, res.StatusCode, "", code, message, x.rec.ID)
+	res.Body = io.NopCloser(bytes.NewReader(b))
+	res.ContentLength = int64(len(b))
+	res.Header.Set("Content-Length", strconv.Itoa(len(b)))
+	res.Header.Set("Content-Type", "application/json")
+	res.Header.Del("Content-Encoding")
+	if x.dialect == dialectAnthropic && res.Header.Get("Request-Id") == "" {
+		res.Header.Set("Request-Id", x.rec.ID)
+	}
+	return res, nil
+}
+
+// prefixed is a body of which a part was read already.
+type prefixed struct {
+	io.Reader
+	io.Closer
+}
+
+// upstreamFailed answers when there is no answer from upstream to copy. The
+// request that ReverseProxy hands over is the outbound one.
+func (p *Proxy) upstreamFailed(w http.ResponseWriter, out *http.Request, err error) {
+	x := out.Context().Value(exchangeKey{}).(*exchange)
+	if errors.Is(x.request.Context().Err(), context.Canceled) {
+		x.rec.StatusCode, x.rec.Outcome, x.rec.ErrorType = statusClientClosed, OutcomeClientClosed, "client_closed"
+		w.WriteHeader(statusClientClosed) // for the host's access log; nobody else is there
+		return
+	}
+	p.write(x, unreachable(err))
+}
+
+// statusClientClosed is nginx's number for a client that left before the
+// answer began.
+const statusClientClosed = 499
+
+// tap is an answer's body on its way to the client. It sees what passes and
+// changes nothing.
+type tap struct {
+	body io.ReadCloser
+	x    *exchange
+}
+
+func (t *tap) Read(b []byte) (int, error) {
+	n, err := t.body.Read(b)
+	x := t.x
+	if n > 0 {
+		if x.rec.TimeToFirstByte == 0 {
+			x.rec.TimeToFirstByte = time.Since(x.rec.Start)
+		}
+		x.rec.ResponseBytes += int64(n)
+		x.extendWrite()
+	}
+	if err != nil {
+		x.answerErr = err
+	}
+	return n, err
+}
+
+func (t *tap) Close() error { return t.body.Close() }
+
+// extendWrite moves the write deadline that a host's http.Server.WriteTimeout
+// set, so that it bounds each wait for the client and not the whole answer.
+// Nothing is done where the host set none, or for HTTP/2, where the deadline is
+// lifted once: there it would end a stream that is merely quiet.
+func (x *exchange) extendWrite() {
+	if x.writeTimeout <= 0 {
+		return
+	}
+	deadline, now := time.Time{}, time.Now()
+	switch {
+	case x.request.ProtoMajor < 2:
+		deadline = now.Add(x.writeTimeout)
+	case !x.extended.IsZero():
+		return
+	}
+	if now.Sub(x.extended) < x.writeTimeout/4 {
+		return
+	}
+	x.extended = now
+	// A writer that cannot do it is one without our deadline.
+	_ = http.NewResponseController(x.writer).SetWriteDeadline(deadline)
+}
+
+// clearRead lifts the read deadline of http.Server.ReadTimeout once the body is
+// in: when it passed later, the server would take the client for gone.
+func (x *exchange) clearRead() {
+	if s, ok := x.request.Context().Value(http.ServerContextKey).(*http.Server); ok && s.ReadTimeout > 0 {
+		_ = http.NewResponseController(x.writer).SetReadDeadline(time.Time{})
+	}
+}
+
+// outcome tells how an exchange ended that got an answer from upstream.
+func (x *exchange) outcome() Outcome {
+	ctx := x.request.Context().Err()
+	switch err := x.answerErr; {
+	case err != nil && err != io.EOF:
+		switch {
+		case errors.Is(ctx, context.Canceled):
+			return OutcomeClientClosed
+		case errors.Is(err, context.DeadlineExceeded), errors.Is(ctx, context.DeadlineExceeded):
+			return OutcomeTimeout
+		}
+		return OutcomeUpstreamTruncated
+	case !x.done && errors.Is(ctx, context.Canceled):
+		return OutcomeClientClosed
+	case !x.done:
+		return OutcomeAborted
+	case x.rec.StatusCode >= 400:
+		return OutcomeUpstreamError
+	}
+	return OutcomeCompleted
+}
+
+// bufferPool keeps copy buffers. Pointers to arrays, because a slice in a
+// sync.Pool allocates its header each time.
+type bufferPool struct{}
+
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+func (bufferPool) Get() []byte  { return buffers.Get().(*[32 << 10]byte)[:] }
+func (bufferPool) Put(b []byte) { buffers.Put((*[32 << 10]byte)(b)) }

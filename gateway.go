@@ -1,0 +1,313 @@
+package apexproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/loadchange/apexproxy/internal/header"
+)
+
+// Gateway is a Cloudflare AI Gateway: where it is and how it is used. With it,
+// a request without X-APEX-AI-PROXY-PROVIDER is routed by the model#provider in
+// its body. Printing a Gateway never shows its token.
+type Gateway struct {
+	// AccountID and GatewayID name the gateway. They may be empty only with
+	// BaseURL.
+	AccountID, GatewayID string
+	// Token is sent as cf-aig-authorization and nowhere else. Without
+	// [WithAuth] it is also what clients present. It must not be empty.
+	Token string
+	// BaseURL replaces https://gateway.ai.cloudflare.com/v1/{AccountID}/{GatewayID}
+	// whole, for custom domains. http and https are allowed.
+	BaseURL string
+	// Azure is needed for the provider azure-openai only.
+	Azure Azure
+	// BYOKOnly adds cf-aig-no-wholesale: true, so that a missing stored key is
+	// an error and never spends Unified Billing credit.
+	BYOKOnly bool
+	// PreferCompat sends chat completions for anthropic, openai,
+	// google-ai-studio, groq, mistral, grok, deepseek, cerebras and cohere to
+	// /compat/chat/completions as provider/model instead of to the provider's
+	// own path. Other operations stay native.
+	PreferCompat bool
+	// ForwardHeaders replaces the list of client cf-aig-* headers that reach
+	// the gateway. Nil means cache-ttl, skip-cache, request-timeout,
+	// max-attempts, retry-delay, backoff, event-id, metadata and the otel ids;
+	// an empty list means none. cf-aig-authorization never passes.
+	ForwardHeaders []string
+	// Header, when not nil, returns headers to set on this request to the
+	// gateway, such as cf-aig-metadata or cf-aig-cache-key for a tenant (see
+	// [IdentityFromContext]). It wins over the client, not over Token. It may be
+	// called concurrently and must not change the request or read its body.
+	Header func(*http.Request) http.Header
+}
+
+// Azure names an Azure OpenAI resource behind the gateway. The model is the
+// deployment.
+type Azure struct {
+	Resource   string // empty: azure-openai is refused with 400
+	APIVersion string // empty: 2024-10-21, the newest dated general availability
+}
+
+const defaultAzureVersion = "2024-10-21"
+
+// Format implements [fmt.Formatter] so that no verb prints the token.
+func (g Gateway) Format(s fmt.State, _ rune) {
+	fmt.Fprintf(s, "apexproxy.Gateway{AccountID:%q GatewayID:%q BaseURL:%q Token:%s}", g.AccountID, g.GatewayID, g.BaseURL, header.Redacted)
+}
+
+// LogValue implements [slog.LogValuer] without the token.
+func (g Gateway) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(g)) }
+
+// Provider is a row of the table that says where a provider's operations are
+// below the gateway's base URL. A path is empty when the provider has none.
+// In paths {model} and {provider} stand for the two sides of model#provider,
+// escaped as one segment; {resource} and {api-version} for [Azure]. A path
+// with {model} may carry a query.
+type Provider struct {
+	Name        string // as clients write it behind #; ending in * it is a prefix
+	Chat        string // an OpenAI-shaped chat completions path
+	Messages    string // a native Anthropic Messages path; /count_tokens is below it
+	Responses   string
+	Embeddings  string
+	Compat      string // what stands before /model on /compat; empty when it is not there
+	StreamUsage bool   // chat streams may be asked for usage (stream_options.include_usage)
+}
+
+// compatChat is the gateway's OpenAI-compatible endpoint.
+// https://developers.cloudflare.com/ai-gateway/usage/chat-completion/
+const compatChat = "/compat/chat/completions"
+
+// providers is the table that ships. Sources: the provider pages below
+// https://developers.cloudflare.com/ai-gateway/usage/providers/ and the
+// registry in cloudflare/ai, packages/gateway-core.
+var providers = []Provider{
+	{Name: "anthropic", Messages: "/anthropic/v1/messages", Compat: "anthropic"},
+	{Name: "openai", Chat: "/openai/chat/completions", Responses: "/openai/responses", Embeddings: "/openai/embeddings", Compat: "openai", StreamUsage: true},
+	{Name: "google-ai-studio", Chat: "/google-ai-studio/v1beta/openai/chat/completions", Embeddings: "/google-ai-studio/v1beta/openai/embeddings", Compat: "google-ai-studio", StreamUsage: true},
+	{Name: "groq", Chat: "/groq/chat/completions", Responses: "/groq/responses", Compat: "groq", StreamUsage: true},
+	{Name: "mistral", Chat: "/mistral/v1/chat/completions", Embeddings: "/mistral/v1/embeddings", Compat: "mistral"},
+	{Name: "grok", Chat: "/grok/v1/chat/completions", Responses: "/grok/v1/responses", Compat: "grok", StreamUsage: true},
+	{Name: "deepseek", Chat: "/deepseek/chat/completions", Compat: "deepseek", StreamUsage: true},
+	{Name: "cerebras", Chat: "/cerebras/chat/completions", Compat: "cerebras", StreamUsage: true},
+	{Name: "cohere", Chat: "/cohere/compatibility/v1/chat/completions", Embeddings: "/cohere/compatibility/v1/embeddings", Compat: "cohere"},
+	{Name: "perplexity-ai", Chat: "/perplexity-ai/chat/completions", Responses: "/perplexity-ai/v1/responses", Compat: "perplexity"},
+	{Name: "azure-openai", Chat: "/azure-openai/{resource}/{model}/chat/completions?api-version={api-version}", Embeddings: "/azure-openai/{resource}/{model}/embeddings?api-version={api-version}", Compat: "azure-openai", StreamUsage: true},
+	{Name: "openrouter", Chat: "/openrouter/v1/chat/completions", Responses: "/openrouter/v1/responses", Embeddings: "/openrouter/v1/embeddings"},
+	{Name: "compat", Chat: compatChat},
+	{Name: "dynamic", Compat: "dynamic"},
+	{Name: "workers-ai", Chat: "/workers-ai/v1/chat/completions", Embeddings: "/workers-ai/v1/embeddings", Compat: "workers-ai"},
+	{Name: "google-vertex-ai", Compat: "google-vertex-ai/google"},
+	{Name: "custom-*", Chat: "/{provider}/v1/chat/completions", Responses: "/{provider}/v1/responses", Embeddings: "/{provider}/v1/embeddings", Compat: ""},
+}
+
+// unified are the providers that PreferCompat moves to /compat.
+var unified = map[string]bool{
+	"anthropic": true, "openai": true, "google-ai-studio": true, "groq": true, "mistral": true,
+	"grok": true, "deepseek": true, "cerebras": true, "cohere": true,
+}
+
+// gateway is a [Gateway] resolved: what does not change from request to request
+// is worked out once.
+type gateway struct {
+	Gateway
+	base    *url.URL
+	auth    string
+	forward map[string]bool
+	table   map[string]Provider
+	names   string // for messages
+	rt      http.RoundTripper
+}
+
+var idPattern = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+func newGateway(g Gateway, extra []Provider, rt http.RoundTripper) (*gateway, error) {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("gateway: "+format, args...)) }
+
+	raw := g.BaseURL
+	if raw == "" {
+		if !idPattern.MatchString(g.AccountID) {
+			fail("AccountID %q is not an account id (letters, digits, - and _)", g.AccountID)
+		}
+		if !idPattern.MatchString(g.GatewayID) {
+			fail("GatewayID %q is not a gateway id (letters, digits, - and _)", g.GatewayID)
+		}
+		raw = "https://gateway.ai.cloudflare.com/v1/" + g.AccountID + "/" + g.GatewayID
+	}
+	base, err := url.Parse(strings.TrimRight(raw, "/"))
+	if err != nil || base.Scheme != "https" && base.Scheme != "http" || base.Host == "" || base.User != nil || base.RawQuery != "" || base.Fragment != "" {
+		fail("BaseURL must be http(s)://host[/path] without user, query and fragment")
+	}
+	if g.Token == "" {
+		fail("Token is empty: without it nobody could be told from anybody")
+	} else if strings.ContainsFunc(g.Token, func(c rune) bool { return c <= ' ' || c >= 0x7F }) {
+		fail("Token holds white space, a line end or a character outside ASCII")
+	}
+	for name, v := range map[string]string{"Azure.Resource": g.Azure.Resource, "Azure.APIVersion": g.Azure.APIVersion} {
+		if v != "" && !idPattern.MatchString(v) {
+			fail("%s %q may hold letters, digits, - and _ only", name, v)
+		}
+	}
+	if g.Azure.APIVersion == "" {
+		g.Azure.APIVersion = defaultAzureVersion
+	}
+
+	forward := g.ForwardHeaders
+	if forward == nil {
+		forward = header.DefaultForward
+	}
+	out := &gateway{Gateway: g, base: base, auth: "Bearer " + g.Token, forward: header.Set(forward), table: map[string]Provider{}, rt: rt}
+	for _, row := range slices.Concat(providers, extra) {
+		if err := row.validate(); err != nil {
+			errs = append(errs, err)
+		}
+		out.table[row.Name] = row
+	}
+	out.names = strings.Join(slices.Sorted(maps.Keys(out.table)), ", ")
+	return out, errors.Join(errs...)
+}
+
+var (
+	providerName = regexp.MustCompile(`^[A-Za-z0-9._-]+\*?$`)
+	placeholder  = regexp.MustCompile(`\{(model|provider|resource|api-version)\}`)
+)
+
+func (row Provider) validate() error {
+	if !providerName.MatchString(row.Name) {
+		return fmt.Errorf("provider: Name %q may hold letters, digits, dot, - and _, and end in *", row.Name)
+	}
+	for _, path := range []string{row.Chat, row.Messages, row.Responses, row.Embeddings} {
+		u, err := url.Parse(placeholder.ReplaceAllString(path, "x"))
+		if path != "" && (err != nil || path[0] != '/' || u.Host != "" || u.Fragment != "" || strings.ContainsAny(u.String(), "{}") || hasDotSegment(u.Path)) {
+			return fmt.Errorf("provider %s: path %q must start with / and may use {model}, {provider}, {resource}, {api-version}", row.Name, path)
+		}
+	}
+	if row.Chat == "" && row.Messages == "" && row.Responses == "" && row.Embeddings == "" && row.Compat == "" {
+		return fmt.Errorf("provider %s: has no path at all", row.Name)
+	}
+	return nil
+}
+
+func (g *gateway) provider(name string) (Provider, bool) {
+	if row, ok := g.table[name]; ok && !strings.HasSuffix(name, "*") {
+		return row, true
+	}
+	for pattern, row := range g.table {
+		if prefix, ok := strings.CutSuffix(pattern, "*"); ok && len(name) > len(prefix) && strings.HasPrefix(name, prefix) && idPattern.MatchString(name) {
+			return row, true
+		}
+	}
+	return Provider{}, false
+}
+
+// resolve points the exchange at the provider's path for its operation and sets
+// the model that goes there.
+func (g *gateway) resolve(x *exchange, r *http.Request, model, name string) *reply {
+	x.rec.Provider = name
+	row, ok := g.provider(name)
+	if !ok {
+		return refuse(400, "unknown_provider", "provider %s is unknown: use one of %s", quoteShort(name), g.names)
+	}
+	x.rec.RequestModel = model
+	path := ""
+	switch x.rec.Operation {
+	case OperationChat:
+		path = row.Chat
+		if row.Compat != "" && (path == "" || g.PreferCompat && unified[row.Name]) {
+			path = compatChat
+			x.rec.RequestModel = compatModel(row.Compat, model)
+		}
+		x.askUsage = row.StreamUsage
+	case OperationMessages:
+		if path = row.Messages; path == "" {
+			return refuse(400, "unsupported_operation",
+				"provider %s has no Messages API and messages are not converted yet: use /v1/chat/completions for it", name)
+		}
+	case OperationCountTokens:
+		if path = row.Messages; path != "" {
+			path += "/count_tokens"
+		}
+	case OperationResponses:
+		path = row.Responses
+	case OperationEmbeddings:
+		path = row.Embeddings
+	}
+	if path == "" {
+		return refuse(400, "unsupported_operation", "provider %s has no %s API here: choose another provider or operation", name, x.rec.Operation)
+	}
+	return g.aim(x, r, path, name, model)
+}
+
+// compatModel joins a compat prefix and a model. A client may repeat the part
+// of the prefix that is the model's publisher (google/gemini-… on Vertex).
+func compatModel(prefix, model string) string {
+	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
+		model = strings.TrimPrefix(model, prefix[i+1:]+"/")
+	}
+	return prefix + "/" + model
+}
+
+// aim completes the target: URL, query, and the headers that belong to this
+// host and no other.
+func (g *gateway) aim(x *exchange, r *http.Request, path, provider, model string) *reply {
+	azure := strings.Contains(path, "{api-version}")
+	if strings.Contains(path, "{resource}") && g.Azure.Resource == "" {
+		return refuse(400, "unsupported_operation", "provider %s is not configured on this proxy", provider)
+	}
+	if strings.Contains(path, "{model}") && (strings.ContainsAny(model, `/\`) || model == "." || model == "..") {
+		return refuse(400, "invalid_model", "model %s must be one path segment for provider %s: name the deployment alone", quoteShort(model), provider)
+	}
+	if strings.Contains(path, "{") {
+		path = strings.NewReplacer("{provider}", url.PathEscape(provider), "{model}", url.PathEscape(model),
+			"{resource}", url.PathEscape(g.Azure.Resource), "{api-version}", url.QueryEscape(g.Azure.APIVersion)).Replace(path)
+	}
+	path, query, _ := strings.Cut(path, "?")
+	var kept string
+	if azure {
+		kept = header.StripQuery(r.URL.RawQuery, "api-version")
+	} else {
+		kept = header.StripQuery(r.URL.RawQuery)
+	}
+	if query != "" && kept != "" {
+		query += "&"
+	}
+	u := *g.base
+	setPath(&u, g.base.EscapedPath()+path)
+	u.RawQuery = query + kept
+
+	h := http.Header{}
+	if g.Header != nil {
+		for name, values := range g.Header(r.WithContext(context.WithValue(r.Context(), identityKey{}, x.rec.Identity))) {
+			h[http.CanonicalHeaderKey(name)] = slices.Clone(values)
+		}
+	}
+	h.Set("Cf-Aig-Authorization", g.auth)
+	if g.BYOKOnly {
+		h.Set("Cf-Aig-No-Wholesale", "true")
+	}
+	x.aim(target{url: u, header: h, rt: g.rt})
+	return nil
+}
+
+// models asks the gateway's own list.
+func (g *gateway) models(x *exchange, r *http.Request) *reply {
+	return g.aim(x, r, "/compat/models", "", "")
+}
+
+// setPath sets an escaped path so that its bytes are sent as they are.
+func setPath(u *url.URL, escaped string) {
+	plain, err := url.PathUnescape(escaped)
+	if err != nil {
+		plain = escaped
+	}
+	u.Path, u.RawPath = plain, escaped
+}

@@ -1,0 +1,29 @@
+package body
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tidwall/gjson"
+)
+
+func BenchmarkScan(b *testing.B) {
+	doc := []byte(`{"model":"gpt#openai","messages":[{"role":"user","content":"` + strings.Repeat("prompt ", 200<<10/7) + `"}]}`)
+	b.Run("scan", func(b *testing.B) {
+		b.SetBytes(int64(len(doc)))
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := Scan(doc); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("gjson.Valid", func(b *testing.B) {
+		b.SetBytes(int64(len(doc)))
+		for b.Loop() {
+			if !gjson.ValidBytes(doc) {
+				b.Fatal("invalid")
+			}
+		}
+	})
+}

@@ -1,0 +1,107 @@
+// Package header knows each header's fate: which ones of a client's request go
+// upstream, and which values a record may show. Tables and pure functions.
+package header
+
+import (
+	"net/http"
+	"net/textproto"
+	"strings"
+)
+
+// Redacted stands where a record would otherwise show a secret.
+const Redacted = "[REDACTED]"
+
+// ControlPrefix starts every header that steers this proxy. None goes upstream.
+const ControlPrefix = "X-Apex-Ai-Proxy-"
+
+const aigPrefix = "Cf-Aig-"
+
+// credentials are the headers in which clients send keys. The gateway prefers
+// any of them, even a dummy, over the key it has stored (Cloudflare, Unified
+// Billing, "Credential precedence"), so none may reach it.
+var credentials = set(
+	"Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "Xi-Api-Key",
+	"Ocp-Apim-Subscription-Key", "X-Amz-Security-Token",
+)
+
+// never goes upstream in any mode. Hop-by-hop headers and what Connection names
+// are not here: httputil.ReverseProxy removed them before we look.
+var never = set(
+	"Cookie", "Proxy-Authorization", "Forwarded", "X-Real-Ip", "True-Client-Ip",
+	"Cdn-Loop", "Via", "Origin", "Referer", "Upgrade",
+)
+
+// DefaultForward is what passes of a client's cf-aig-* headers to the gateway
+// unless the operator says otherwise. The rest would let a client pick a
+// stored key, fake cost, switch logs off or poison a cache.
+var DefaultForward = []string{
+	"Cf-Aig-Cache-Ttl", "Cf-Aig-Skip-Cache", "Cf-Aig-Request-Timeout",
+	"Cf-Aig-Max-Attempts", "Cf-Aig-Retry-Delay", "Cf-Aig-Backoff",
+	"Cf-Aig-Event-Id", "Cf-Aig-Metadata",
+	"Cf-Aig-Otel-Trace-Id", "Cf-Aig-Otel-Parent-Span-Id",
+}
+
+func set(names ...string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, n := range names {
+		m[textproto.CanonicalMIMEHeaderKey(n)] = true
+	}
+	return m
+}
+
+// Set returns the canonical forms of names as a set, for [Gateway].
+func Set(names []string) map[string]bool { return set(names...) }
+
+// Gateway removes from h what must not reach the gateway. forward names the
+// cf-aig-* headers that pass; cf-aig-authorization never does.
+func Gateway(h http.Header, forward map[string]bool) {
+	for name := range h {
+		n := textproto.CanonicalMIMEHeaderKey(name)
+		if dropped(n) || credentials[n] || strings.HasPrefix(n, aigPrefix) && (!forward[n] || n == aigPrefix+"Authorization") {
+			delete(h, name)
+		}
+	}
+}
+
+// Passthrough removes from h what must not reach an upstream that the client
+// named. The client's credentials stay: they belong to that upstream.
+func Passthrough(h http.Header) {
+	for name := range h {
+		n := textproto.CanonicalMIMEHeaderKey(name)
+		if dropped(n) || n == aigPrefix+"Authorization" {
+			delete(h, name)
+		}
+	}
+}
+
+func dropped(n string) bool {
+	switch {
+	case never[n],
+		strings.HasPrefix(n, ControlPrefix),
+		strings.HasPrefix(n, "X-Forwarded-"),
+		strings.HasPrefix(n, "Cf-") && !strings.HasPrefix(n, aigPrefix):
+		return true
+	}
+	return false
+}
+
+// secret lists the headers whose values a record shows as [Redacted], beside
+// the credentials.
+var secret = set(
+	"Cf-Aig-Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie",
+	ControlPrefix+"Token", "X-Auth-Token", "Authentication-Info", "Cf-Access-Client-Secret", "Cf-Access-Jwt-Assertion",
+)
+
+// Redact returns a copy of h in which every secret value is [Redacted].
+func Redact(h http.Header) http.Header {
+	out := make(http.Header, len(h))
+	for name, values := range h {
+		n := textproto.CanonicalMIMEHeaderKey(name)
+		if credentials[n] || secret[n] {
+			out[name] = []string{Redacted}
+			continue
+		}
+		out[name] = append([]string(nil), values...)
+	}
+	return out
+}

@@ -1,0 +1,129 @@
+package apexproxy
+
+import (
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// An Option configures a [Proxy]. The order of options does not matter.
+// [WithProvider], [WithReporter] and [WithCORS] add to what was given before;
+// of the others the last one counts. Slices and maps passed in are copied.
+type Option interface{ apply(*config) }
+
+type optionFunc func(*config)
+
+func (f optionFunc) apply(c *config) { f(c) }
+
+type config struct {
+	gateway     *Gateway
+	providers   []Provider
+	passthrough *Passthrough
+	auth        Authenticator
+	authSet     bool
+	mapping     string
+	origins     []string
+	maxRequest  int64
+	maxBuffered int64
+	transport   http.RoundTripper
+	logger      *slog.Logger
+}
+
+// Defaults of [WithMaxRequestBytes] and [WithMaxBufferedBytes].
+const (
+	defaultMaxRequest  = 32 << 20
+	defaultMaxBuffered = 512 << 20
+)
+
+// WithGateway turns gateway mode on. Without it, requests that name no upstream
+// are refused.
+func WithGateway(g Gateway) Option {
+	g.ForwardHeaders = slices.Clone(g.ForwardHeaders)
+	return optionFunc(func(c *config) { c.gateway = &g })
+}
+
+// WithProvider adds a row to the provider table, or replaces the row of the
+// same name.
+func WithProvider(row Provider) Option {
+	return optionFunc(func(c *config) { c.providers = append(c.providers, row) })
+}
+
+// WithPassthrough turns passthrough on. Read [Passthrough] before turning it on
+// where strangers can reach the proxy. Without this option a request with
+// X-APEX-AI-PROXY-PROVIDER is refused.
+func WithPassthrough(p Passthrough) Option {
+	p.Hosts = slices.Clone(p.Hosts)
+	return optionFunc(func(c *config) { c.passthrough = &p })
+}
+
+// WithAuth replaces the gateway token as what clients present in gateway mode.
+// Passthrough has its own: [Passthrough].Auth. A nil Authenticator makes [New]
+// fail.
+func WithAuth(a Authenticator) Option {
+	return optionFunc(func(c *config) { c.auth, c.authSet = a, true })
+}
+
+// WithMapping maps models for every client, in the grammar of
+// X-APEX-AI-PROXY-MAPPING: from#to or from#to#provider, separated by commas. A
+// client's own header is looked at first; only one of them applies, once.
+func WithMapping(mapping string) Option {
+	return optionFunc(func(c *config) { c.mapping = mapping })
+}
+
+// WithCORS lets browsers on these origins read answers: "*" or exact origins
+// such as "https://app.example.com". Credentials in the sense of cookies are
+// never allowed. Without it no CORS header is sent.
+func WithCORS(origins ...string) Option {
+	return optionFunc(func(c *config) { c.origins = append(c.origins, origins...) })
+}
+
+// WithMaxRequestBytes bounds one request body, inflated or not; a larger one is
+// answered with 413. The default is 32 MiB. n must be positive.
+func WithMaxRequestBytes(n int64) Option {
+	return optionFunc(func(c *config) { c.maxRequest = n })
+}
+
+// WithMaxBufferedBytes bounds the request bodies that the Proxy holds at one
+// time; past it requests are answered with 503 and Retry-After. The default is
+// 512 MiB, or the bound of one body when that is more. n must not be less than
+// the bound of one body.
+func WithMaxBufferedBytes(n int64) Option {
+	return optionFunc(func(c *config) { c.maxBuffered = n })
+}
+
+// WithTransport replaces the transport made by [NewTransport]. The gateway uses
+// it as it is. Passthrough uses a clone that has no proxy and, unless
+// [Passthrough].Hosts is set, only dials public addresses; a RoundTripper that
+// is not an *http.Transport is accepted for passthrough only with Hosts, and
+// then used as it is: it must not follow redirects.
+func WithTransport(rt http.RoundTripper) Option {
+	return optionFunc(func(c *config) { c.transport = rt })
+}
+
+// WithLogger sets where the Proxy logs what no answer and no record can tell,
+// such as a failing reporter. The default discards. No line holds a secret or a
+// body.
+func WithLogger(l *slog.Logger) Option {
+	return optionFunc(func(c *config) { c.logger = l })
+}
+
+// NewTransport returns the default transport: many idle connections to one
+// host, HTTP/2, no compression of its own, and no limit on the time until an
+// answer begins, because a completion's headers may take minutes. It honours
+// the proxy settings of the environment as [http.DefaultTransport] does. Change
+// it and pass it to [WithTransport].
+func NewTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          512,
+		MaxIdleConnsPerHost:   128,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true,
+	}
+}

@@ -1,0 +1,314 @@
+package apexproxy
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/loadchange/apexproxy/internal/body"
+	"github.com/loadchange/apexproxy/internal/header"
+)
+
+// A Proxy is an [http.Handler] that forwards LLM requests to a Cloudflare AI
+// Gateway or to the upstream a client names. Make one with [New]. It is safe
+// for concurrent use and immutable.
+type Proxy struct {
+	gateway     *gateway     // nil: off
+	passthrough *passthrough // nil: off
+	auth        Authenticator
+	mapping     mapping
+	cors        header.CORS
+	maxRequest  int64
+	budget      *body.Budget
+	reverse     *httputil.ReverseProxy
+	logger      *slog.Logger
+	own         *http.Transport // ours to close, or nil
+	inFlight    atomic.Int64
+}
+
+var _ http.Handler = (*Proxy)(nil)
+
+// New returns a Proxy, or all mistakes in its options joined in one error. At
+// least one of [WithGateway] and [WithPassthrough] is needed.
+func New(opts ...Option) (*Proxy, error) {
+	c := config{maxRequest: defaultMaxRequest}
+	for _, o := range opts {
+		if o != nil {
+			o.apply(&c)
+		}
+	}
+	p := &Proxy{maxRequest: c.maxRequest, logger: c.logger}
+	var errs []error
+	check := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if p.logger == nil {
+		p.logger = slog.New(slog.DiscardHandler)
+	}
+	if c.maxBuffered == 0 {
+		c.maxBuffered = max(defaultMaxBuffered, c.maxRequest)
+	}
+	if c.maxRequest <= 0 || c.maxBuffered < c.maxRequest {
+		check(errors.New("WithMaxRequestBytes must be positive and not above WithMaxBufferedBytes"))
+	}
+	p.budget = body.NewBudget(c.maxBuffered)
+	if c.transport == nil {
+		p.own = NewTransport()
+		c.transport = p.own
+	}
+
+	var err error
+	if c.gateway == nil && c.passthrough == nil {
+		check(errors.New("nothing to forward to: give WithGateway, WithPassthrough or both"))
+	}
+	if c.gateway != nil {
+		p.gateway, err = newGateway(*c.gateway, c.providers, c.transport)
+		check(err)
+		p.auth = Tokens(c.gateway.Token)
+	}
+	if c.authSet {
+		p.auth = c.auth
+		if c.auth == nil {
+			check(errors.New("WithAuth: the Authenticator is nil (Tokens returns nil when it gets no token or an empty one)"))
+		}
+	}
+	if c.passthrough != nil {
+		p.passthrough, err = newPassthrough(*c.passthrough, c.transport)
+		check(err)
+	}
+	p.mapping, err = parseMapping(c.mapping)
+	check(err)
+	p.cors, err = header.NewCORS(c.origins)
+	check(err)
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("apexproxy: %w", errors.Join(errs...))
+	}
+	p.reverse = p.newReverseProxy()
+	return p, nil
+}
+
+// ServeHTTP answers one exchange. The stages decide, in this order, and none of
+// them changes r; forward applies what they decided.
+//
+// When an upstream's answer breaks off, ServeHTTP panics with
+// [http.ErrAbortHandler] so that the client sees it; middleware that recovers
+// must panic again with it.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := p.begin(w, r)
+	defer p.end(x)
+	for _, stage := range [...]func(http.ResponseWriter, *http.Request, *exchange) *reply{
+		p.limit, p.authenticate, p.route, p.mapModel,
+	} {
+		if rp := stage(w, r, x); rp != nil {
+			p.write(x, rp)
+			x.done = true
+			return
+		}
+	}
+	p.forward(w, r, x)
+	x.done = true
+}
+
+// exchange is one request and its answer on their way through the proxy. The
+// stages write it; one goroutine uses it at a time.
+type exchange struct {
+	request *http.Request
+	writer  http.ResponseWriter
+	dialect dialect
+	rec     Record
+	content *capture // nil: nobody asked
+
+	in       io.Reader // the client's body, bounded
+	body     body.Reader
+	sent     []byte      // body as the client sent it, until mapModel rewrites it
+	out      []byte      // body as it goes upstream
+	encoding string      // Content-Encoding of out
+	source   body.Source // what the transport reads out from
+
+	target   target
+	askUsage bool
+
+	done         bool  // ServeHTTP came to its end without a panic
+	answerErr    error // why reading the answer ended, nil while it has not
+	writeTimeout time.Duration
+	extended     time.Time
+}
+
+// target is one upstream together with the headers that only it may see, its
+// credential among them. They travel as one value.
+type target struct {
+	url    url.URL
+	header http.Header
+	rt     http.RoundTripper
+}
+
+func (x *exchange) aim(t target) {
+	x.target = t
+	x.rec.UpstreamHost = t.url.Host
+}
+
+// converts reports whether client and upstream speak different protocols.
+func (x *exchange) converts() bool { return x.rec.Converted }
+
+func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
+	p.inFlight.Add(1)
+	x := &exchange{request: r, writer: w}
+	x.body = body.Reader{Limit: p.maxRequest, Budget: p.budget}
+	x.rec = Record{
+		ID:     "req_" + rand.Text(),
+		Start:  time.Now(),
+		Method: r.Method,
+		Path:   r.URL.EscapedPath(),
+	}
+	if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
+		x.writeTimeout = s.WriteTimeout
+	}
+	return x
+}
+
+// end completes the record, in a defer because an aborted answer panics. It
+// does not recover: the panic and its meaning stay the host's.
+func (p *Proxy) end(x *exchange) {
+	x.source.Close()
+	x.body.Release()
+	x.rec.Duration = time.Since(x.rec.Start)
+	if x.rec.Outcome == "" {
+		x.rec.Outcome = x.outcome()
+	}
+	p.inFlight.Add(-1)
+}
+
+// limit knows the operation, answers what needs none, and bounds the body.
+func (p *Proxy) limit(w http.ResponseWriter, r *http.Request, x *exchange) *reply {
+	op := operationOf(r)
+	methods, allowed := "POST", r.Method == http.MethodPost
+	if op == OperationModels || op == OperationLiveness {
+		methods, allowed = "GET, HEAD", r.Method == http.MethodGet || r.Method == http.MethodHead
+	}
+	if (op == OperationModels || op == "") && r.Header.Get("Anthropic-Version") != "" {
+		x.dialect = dialectAnthropic
+	}
+	if op == OperationMessages || op == OperationCountTokens {
+		x.dialect = dialectAnthropic
+	}
+	x.rec.Operation = op
+	switch {
+	case r.Method == http.MethodOptions:
+		x.rec.Operation = OperationPreflight
+		rp := &reply{status: http.StatusNoContent, outcome: OutcomeCompleted}
+		if op != "" {
+			rp.with("Allow", methods+", OPTIONS")
+		}
+		return rp
+	case op == "":
+		return refuse(404, "not_found", "no such path: the proxy serves …/chat/completions, …/messages, …/messages/count_tokens, …/responses, …/embeddings and …/models")
+	case !allowed:
+		return refuse(405, "method_not_allowed", "method %s is not allowed here: use %s", quoteShort(r.Method), methods).with("Allow", methods)
+	case op == OperationLiveness:
+		return &reply{status: http.StatusOK, message: `{"status":"ok"}` + "\n", outcome: OutcomeCompleted}
+	}
+	x.rec.Mode = ModeGateway
+	if passthroughAsked(r) {
+		x.rec.Mode = ModePassthrough
+	}
+	x.in = http.MaxBytesReader(w, r.Body, p.maxRequest)
+	return nil
+}
+
+// operationOf knows an operation by the end of the path, under any prefix.
+func operationOf(r *http.Request) Operation {
+	path := strings.TrimRight(r.URL.EscapedPath(), "/")
+	rest, last := cutLast(path)
+	_, before := cutLast(rest)
+	switch {
+	case last == "models", before == "models" && r.Method != http.MethodPost:
+		return OperationModels
+	case before == "chat" && last == "completions":
+		return OperationChat
+	case before == "messages" && last == "count_tokens":
+		return OperationCountTokens
+	case last == "messages":
+		return OperationMessages
+	case last == "responses":
+		return OperationResponses
+	case last == "embeddings":
+		return OperationEmbeddings
+	case path == "", path == mountPoint(r):
+		return OperationLiveness
+	}
+	return ""
+}
+
+func cutLast(path string) (rest, last string) {
+	i := strings.LastIndexByte(path, '/')
+	return path[:max(i, 0)], path[i+1:]
+}
+
+// mountPoint returns the path under which a Go 1.22 mux holds the handler,
+// without trailing slash and wildcard.
+func mountPoint(r *http.Request) string {
+	i := strings.IndexByte(r.Pattern, '/')
+	if i < 0 {
+		return ""
+	}
+	path, _, _ := strings.Cut(r.Pattern[i:], "{")
+	return strings.TrimRight(path, "/")
+}
+
+// authenticate asks who calls, before a byte of the body is read.
+func (p *Proxy) authenticate(_ http.ResponseWriter, r *http.Request, x *exchange) *reply {
+	auth := p.auth
+	message := "no valid key: present the proxy's token as Authorization: Bearer or x-api-key"
+	if x.rec.Mode == ModePassthrough {
+		if p.passthrough == nil {
+			return refuse(403, "passthrough_off", "passthrough is off on this proxy: leave out X-APEX-AI-PROXY-PROVIDER")
+		}
+		auth = p.passthrough.auth
+		message = "no valid key: present the proxy's token as X-APEX-AI-PROXY-TOKEN"
+	}
+	if auth == nil {
+		return nil
+	}
+	id, err := auth(r)
+	if err != nil {
+		return refuse(401, "invalid_api_key", "%s", message)
+	}
+	x.rec.Identity = id
+	return nil
+}
+
+// Stats are counters of a Proxy's life so far.
+type Stats struct {
+	InFlight int64 // exchanges under way
+}
+
+// Stats returns the counters now. It may be called at any time.
+func (p *Proxy) Stats() Stats {
+	return Stats{InFlight: p.inFlight.Load()}
+}
+
+// Shutdown ends the work in the background. Call it after [http.Server.Shutdown],
+// which waits for open streams. It closes idle connections of the transport
+// that New made, never of one passed in. The Proxy keeps serving.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	if p.own != nil {
+		p.own.CloseIdleConnections()
+	}
+	if p.passthrough != nil {
+		if t, ok := p.passthrough.rt.(*http.Transport); ok {
+			t.CloseIdleConnections()
+		}
+	}
+	return ctx.Err()
+}
