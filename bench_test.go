@@ -2,6 +2,7 @@ package apexproxy_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/loadchange/apexproxy"
 )
@@ -68,6 +70,8 @@ func BenchmarkProxy(b *testing.B) {
 		{"ReverseProxy", plain},
 		{"bare", proxy()},
 		{"mapping", proxy(apexproxy.WithMapping("gpt#gpt-5.5"))},
+		{"mapping+reporter", proxy(apexproxy.WithMapping("gpt#gpt-5.5"), apexproxy.WithReporter(discard))},
+		{"mapping+hanging", proxy(apexproxy.WithMapping("gpt#gpt-5.5"), apexproxy.WithReporter(hang, apexproxy.ReportTimeout(time.Hour)))},
 	}
 	body := func(size int) []byte {
 		return []byte(`{"model":"gpt#openai","messages":[{"role":"user","content":"` + strings.Repeat("prompt ", size/7) + `"}]}`)
@@ -107,6 +111,14 @@ func BenchmarkProxy(b *testing.B) {
 		}
 	}
 }
+
+var discard = apexproxy.ReporterFunc(func(context.Context, []apexproxy.Record) error { return nil })
+
+// hang is a reporter that never returns: what it costs is what it may cost.
+var hang = apexproxy.ReporterFunc(func(ctx context.Context, _ []apexproxy.Record) error {
+	<-ctx.Done()
+	return ctx.Err()
+})
 
 type benchPool struct{ *sync.Pool }
 

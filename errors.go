@@ -162,8 +162,9 @@ func (p *Proxy) write(x *exchange, rp *reply) {
 	if r.Method != http.MethodHead {
 		n, _ := w.Write(body)
 		x.rec.ResponseBytes = int64(n)
+		x.content.response(body)
 	}
-	x.content.response(h, body)
+	x.content.responseHead(h)
 }
 
 // unreachable says in our words why no answer came from the upstream.

@@ -9,8 +9,13 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/loadchange/apexproxy/internal/sse"
 )
 
 type exchangeKey struct{}
@@ -69,10 +74,10 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	}
 }
 
-// mustRead reports whether the answer has to be readable to the proxy. The
-// gateway's own errors must be: they are translated.
+// mustRead reports whether the answer has to be readable to the proxy: the
+// gateway's own errors are translated, reporters want usage.
 func (p *Proxy) mustRead(x *exchange) bool {
-	return x.rec.Mode == ModeGateway || x.converts()
+	return x.rec.Mode == ModeGateway || x.converts() || len(p.sinks) > 0
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -95,7 +100,14 @@ func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
 		return res, nil
 	}
 	p.cors.Apply(res.Header, x.request.Header.Get("Origin"))
-	res.Body = &tap{body: res.Body, x: x}
+	x.content.responseHead(res.Header)
+	x.tap = newTap(x, res, len(p.sinks) > 0)
+	res.Body = x.tap
+	if x.hide && isEventStream(res.Header) && res.Header.Get("Content-Encoding") == "" {
+		res.Body = &prefixed{Reader: sse.NewFilter(x.tap, usageOnly), Closer: x.tap}
+		res.ContentLength = -1
+		res.Header.Del("Content-Length")
+	}
 	if x.rec.Mode == ModeGateway && res.StatusCode >= 300 {
 		return p.translate(x, res)
 	}
@@ -142,6 +154,20 @@ type prefixed struct {
 	io.Closer
 }
 
+func isEventStream(h http.Header) bool {
+	return strings.HasPrefix(strings.ToLower(h.Get("Content-Type")), "text/event-stream")
+}
+
+// usageOnly recognises the chunk that stream_options.include_usage adds to a
+// chat stream. https://platform.openai.com/docs/api-reference/chat/create
+func usageOnly(data []byte) bool {
+	if !bytes.Contains(data, []byte(`"usage"`)) || !gjson.ValidBytes(data) {
+		return false
+	}
+	got := gjson.GetManyBytes(data, "choices", "usage")
+	return got[0].IsArray() && len(got[0].Array()) == 0 && got[1].IsObject()
+}
+
 // upstreamFailed answers when there is no answer from upstream to copy. The
 // request that ReverseProxy hands over is the outbound one.
 func (p *Proxy) upstreamFailed(w http.ResponseWriter, out *http.Request, err error) {
@@ -157,31 +183,6 @@ func (p *Proxy) upstreamFailed(w http.ResponseWriter, out *http.Request, err err
 // statusClientClosed is nginx's number for a client that left before the
 // answer began.
 const statusClientClosed = 499
-
-// tap is an answer's body on its way to the client. It sees what passes and
-// changes nothing.
-type tap struct {
-	body io.ReadCloser
-	x    *exchange
-}
-
-func (t *tap) Read(b []byte) (int, error) {
-	n, err := t.body.Read(b)
-	x := t.x
-	if n > 0 {
-		if x.rec.TimeToFirstByte == 0 {
-			x.rec.TimeToFirstByte = time.Since(x.rec.Start)
-		}
-		x.rec.ResponseBytes += int64(n)
-		x.extendWrite()
-	}
-	if err != nil {
-		x.answerErr = err
-	}
-	return n, err
-}
-
-func (t *tap) Close() error { return t.body.Close() }
 
 // extendWrite moves the write deadline that a host's http.Server.WriteTimeout
 // set, so that it bounds each wait for the client and not the whole answer.

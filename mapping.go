@@ -1,12 +1,16 @@
 package apexproxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strings"
+
+	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
 
 	"github.com/loadchange/apexproxy/internal/body"
 )
@@ -243,5 +247,32 @@ func (p *Proxy) mapPassthrough(_ *http.Request, x *exchange, mapped func(string)
 func (p *Proxy) encode(x *exchange, b []byte, doc body.Doc) *reply {
 	x.encoding = ""
 	x.out = body.Replace(b, doc.Model, x.rec.RequestModel)
+	if x.askUsage && x.rec.Stream && len(p.sinks) > 0 {
+		x.out, x.hide = askForUsage(x.out, doc.StreamOptions.Count)
+	}
 	return nil
+}
+
+// askForUsage sets stream_options.include_usage unless the client did, and
+// reports whether it changed that. A stream_options that is no object, or that
+// comes twice, is left to the client and the provider.
+func askForUsage(b []byte, members int) ([]byte, bool) {
+	if members == 0 {
+		at := bytes.IndexByte(b, '{') + 1
+		return body.Splice(b, at, at, []byte(`"stream_options":{"include_usage":true},`)), true
+	}
+	doc, err := body.Scan(b)
+	m := doc.StreamOptions
+	if err != nil || m.Count != 1 || b[m.Start] != '{' {
+		return b, false
+	}
+	old := b[m.Start:m.End]
+	if gjson.GetBytes(old, "include_usage").Type == gjson.True {
+		return b, false
+	}
+	options, err := sjson.SetRawBytes(old, "include_usage", []byte("true"))
+	if err != nil {
+		return b, false
+	}
+	return body.Splice(b, m.Start, m.End, options), true
 }

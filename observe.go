@@ -1,10 +1,20 @@
 package apexproxy
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/loadchange/apexproxy/internal/header"
+	"github.com/loadchange/apexproxy/internal/queue"
+	"github.com/loadchange/apexproxy/internal/usage"
 )
 
 // A Reporter takes records of finished exchanges to where they are kept.
@@ -214,4 +224,291 @@ func NewLogReporter(l *slog.Logger) Reporter {
 // completed.
 func (r Record) Failed() bool {
 	return r.StatusCode >= 400 || r.Outcome != OutcomeCompleted
+}
+
+// ReporterOption configures one reporter of [WithReporter].
+type ReporterOption interface{ applyReporter(*sinkConfig) }
+
+type reporterOptionFunc func(*sinkConfig)
+
+func (f reporterOptionFunc) applyReporter(c *sinkConfig) { f(c) }
+
+type sinkConfig struct {
+	reporter Reporter
+	queue.Config
+	content int // bytes of each body; 0: no content
+}
+
+func newSinkConfig(r Reporter, opts []ReporterOption) sinkConfig {
+	c := sinkConfig{reporter: r, Config: queue.Config{Items: 4096, Bytes: 64 << 20, Batch: 100, Timeout: 10 * time.Second}}
+	for _, o := range opts {
+		o.applyReporter(&c)
+	}
+	return c
+}
+
+// CaptureContent gives the reporter [Record].Content with up to maxBytes of each
+// body. Bodies hold prompts and answers: know where they end up. maxBytes must be
+// positive.
+func CaptureContent(maxBytes int) ReporterOption {
+	if maxBytes <= 0 {
+		maxBytes = -1 // New refuses it
+	}
+	return reporterOptionFunc(func(c *sinkConfig) { c.content = maxBytes })
+}
+
+// QueueSize bounds the records that wait for a reporter or are with it, in
+// number and in bytes; further ones are dropped and counted. The default is 4096
+// records and 64 MiB. Both must be positive.
+func QueueSize(records int, bytes int64) ReporterOption {
+	return reporterOptionFunc(func(c *sinkConfig) { c.Items, c.Bytes = records, bytes })
+}
+
+// BatchSize bounds the records of one call of Report. The default is 100. A
+// batch is not waited for: it is what has gathered during the call before. n
+// must be positive.
+func BatchSize(n int) ReporterOption {
+	return reporterOptionFunc(func(c *sinkConfig) { c.Batch = n })
+}
+
+// ReportTimeout bounds one call of Report through its context. The default is 10
+// seconds. d must be positive.
+func ReportTimeout(d time.Duration) ReporterOption {
+	return reporterOptionFunc(func(c *sinkConfig) { c.Timeout = d })
+}
+
+// sink is one reporter with its queue.
+type sink struct {
+	*queue.Queue[Record]
+	content int
+	logged  atomic.Int64 // Unix seconds of the last line about it
+	logger  *slog.Logger
+}
+
+func newSink(c sinkConfig, logger *slog.Logger) *sink {
+	s := &sink{content: c.content, logger: logger}
+	s.Queue = queue.New(c.Config, c.reporter.Report, func(err error) { s.log("apexproxy: reporter failed", err) })
+	return s
+}
+
+// log writes at most one line a minute for one reporter, in a goroutine of its
+// own: a logger that blocks must not hold up an exchange.
+func (s *sink) log(message string, err error) {
+	now, last := time.Now().Unix(), s.logged.Load()
+	if now-last < 60 || !s.logged.CompareAndSwap(last, now) {
+		return
+	}
+	stats := s.Stats()
+	go s.logger.Warn(message, "error", err, "dropped", stats.Full+stats.TooLarge, "failed_calls", stats.Errors)
+}
+
+func (s *sink) put(rec Record, c *capture) {
+	if s.content > 0 {
+		rec.Content = c.upTo(s.content)
+	}
+	if !s.Put(rec, rec.size()) {
+		s.log("apexproxy: reporter is too slow, records are dropped", nil)
+	}
+}
+
+// size is about what a queued record keeps in memory.
+func (r *Record) size() int64 {
+	n := 1024 + len(r.Path) + len(r.ClientModel) + len(r.RequestModel) + len(r.ResponseModel)
+	if c := r.Content; c != nil {
+		n += cap(c.RequestBody) + cap(c.ResponseBody) + len(c.URL)
+		for _, h := range []http.Header{c.RequestHeader, c.ResponseHeader} {
+			for name, values := range h {
+				n += len(name)
+				for _, v := range values {
+					n += len(v) + 16
+				}
+			}
+		}
+	}
+	return int64(n)
+}
+
+// capture gathers content while an exchange runs. A nil capture gathers nothing.
+type capture struct {
+	max int
+	c   Content
+}
+
+// keep appends b to dst up to the bound, in memory of its own.
+func (c *capture) keep(dst *[]byte, truncated *bool, b []byte) {
+	if room := c.max - len(*dst); len(b) > room {
+		b = b[:max(room, 0)]
+		*truncated = true
+	}
+	*dst = append(*dst, b...)
+}
+
+func (c *capture) request(b []byte) {
+	if c != nil {
+		c.keep(&c.c.RequestBody, &c.c.RequestTruncated, b)
+	}
+}
+
+func (c *capture) responseHead(h http.Header) {
+	if c != nil {
+		c.c.ResponseHeader = header.Redact(h)
+	}
+}
+
+func (c *capture) response(b []byte) {
+	if c != nil {
+		c.keep(&c.c.ResponseBody, &c.c.ResponseTruncated, b)
+	}
+}
+
+func (c *capture) finish(r *http.Request) {
+	if c != nil {
+		c.c.URL = r.URL.EscapedPath()
+		if q := header.RedactQuery(r.URL.RawQuery); q != "" {
+			c.c.URL += "?" + q
+		}
+		c.c.RequestHeader = header.Redact(r.Header)
+	}
+}
+
+// upTo returns the content with bodies of at most n bytes.
+func (c *capture) upTo(n int) *Content {
+	if c == nil {
+		return nil
+	}
+	out := c.c
+	if len(out.RequestBody) > n {
+		out.RequestBody, out.RequestTruncated = slices.Clone(out.RequestBody[:n]), true
+	}
+	if len(out.ResponseBody) > n {
+		out.ResponseBody, out.ResponseTruncated = slices.Clone(out.ResponseBody[:n]), true
+	}
+	return &out
+}
+
+// dialects says what the answer to an operation looks like.
+var dialects = map[Operation]usage.Dialect{
+	OperationChat:       usage.Chat,
+	OperationMessages:   usage.Messages,
+	OperationResponses:  usage.Responses,
+	OperationEmbeddings: usage.Embeddings,
+}
+
+// tap is an answer's body on its way to the client. It looks at a copy of what
+// passes and changes nothing; where it understands nothing, it says nothing.
+type tap struct {
+	body   io.ReadCloser
+	x      *exchange
+	usage  *usage.Reader // nil: nobody asks
+	zipped []byte        // the answer as it came, while it is gzip and short enough
+	gzip   bool
+}
+
+// maxZipped bounds what is held of a compressed answer, and maxUnzipped what is
+// read of it. The proxy asks for uncompressed answers; this is for upstreams that
+// do not listen.
+const (
+	maxZipped   = 4 << 20
+	maxUnzipped = 32 << 20
+)
+
+func newTap(x *exchange, res *http.Response, observed bool) *tap {
+	t := &tap{body: res.Body, x: x}
+	if !observed {
+		return t
+	}
+	stream := isEventStream(res.Header)
+	dialect := dialects[x.rec.Operation]
+	if x.rec.Converted {
+		dialect = usage.Chat
+	}
+	t.usage = usage.NewReader(dialect, stream)
+	x.rec.Stream = x.rec.Stream || stream
+	switch strings.ToLower(res.Header.Get("Content-Encoding")) {
+	case "", "identity":
+	case "gzip", "x-gzip":
+		t.gzip = true
+	default:
+		t.usage = nil
+	}
+	return t
+}
+
+func (t *tap) Read(b []byte) (int, error) {
+	n, err := t.body.Read(b)
+	x := t.x
+	if n > 0 {
+		if x.rec.TimeToFirstByte == 0 {
+			x.rec.TimeToFirstByte = time.Since(x.rec.Start)
+		}
+		x.rec.ResponseBytes += int64(n)
+		x.extendWrite()
+		t.see(b[:n])
+	}
+	if err != nil {
+		x.answerErr = err
+	}
+	return n, err
+}
+
+func (t *tap) see(b []byte) {
+	switch {
+	case t.usage == nil:
+	case !t.gzip:
+		t.usage.Feed(b)
+		t.x.content.response(b)
+	case len(t.zipped)+len(b) <= maxZipped:
+		t.zipped = append(t.zipped, b...)
+	default:
+		t.usage, t.zipped = nil, nil
+	}
+}
+
+func (t *tap) Close() error { return t.body.Close() }
+
+// summarise puts what the answer said of itself into the record.
+func (t *tap) summarise(rec *Record) {
+	if t == nil || t.usage == nil {
+		return
+	}
+	if t.gzip {
+		t.unzip()
+	}
+	s := t.usage.Summary()
+	if u := s.Usage; u != nil {
+		rec.Usage = &Usage{InputTokens: u.Input, OutputTokens: u.Output, CacheReadTokens: u.CacheRead,
+			CacheWriteTokens: u.CacheWrite, ReasoningTokens: u.Reasoning}
+	}
+	rec.FinishReason, rec.ResponseModel = s.FinishReason, s.Model
+	if rec.ErrorType == "" {
+		rec.ErrorType = s.ErrorType
+	}
+	if rec.Outcome != OutcomeCompleted {
+		return
+	}
+	switch {
+	case s.Failed:
+		rec.Outcome = OutcomeUpstreamError
+	case rec.Stream && !s.Done && s.FinishReason == "" && s.Model != "":
+		// The body ended as it should and what it says does not.
+		rec.Outcome = OutcomeUpstreamTruncated
+	}
+}
+
+// unzip reads what was held of a gzip answer; of one that broke off, as much as
+// there is.
+func (t *tap) unzip() {
+	zr, err := gzip.NewReader(bytes.NewReader(t.zipped))
+	if err != nil {
+		return
+	}
+	src, buf := io.LimitReader(zr, maxUnzipped), make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buf)
+		t.usage.Feed(buf[:n])
+		t.x.content.response(buf[:n])
+		if err != nil {
+			return
+		}
+	}
 }

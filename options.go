@@ -28,6 +28,7 @@ type config struct {
 	maxRequest  int64
 	maxBuffered int64
 	transport   http.RoundTripper
+	sinks       []sinkConfig
 	logger      *slog.Logger
 }
 
@@ -100,6 +101,13 @@ func WithMaxBufferedBytes(n int64) Option {
 // then used as it is: it must not follow redirects.
 func WithTransport(rt http.RoundTripper) Option {
 	return optionFunc(func(c *config) { c.transport = rt })
+}
+
+// WithReporter adds a reporter. Each has a queue and a goroutine of its own, so
+// that one which is slow or broken costs the others nothing, and clients nothing
+// either. A nil Reporter makes [New] fail.
+func WithReporter(r Reporter, opts ...ReporterOption) Option {
+	return optionFunc(func(c *config) { c.sinks = append(c.sinks, newSinkConfig(r, opts)) })
 }
 
 // WithLogger sets where the Proxy logs what no answer and no record can tell,

@@ -36,6 +36,7 @@ type passthrough struct {
 	auth  Authenticator
 	hosts map[string]bool // nil: any public host
 	rt    http.RoundTripper
+	own   bool // rt is an *http.Transport that we made
 }
 
 func newPassthrough(p Passthrough, base http.RoundTripper) (*passthrough, error) {
@@ -67,7 +68,7 @@ func newPassthrough(p Passthrough, base http.RoundTripper) (*passthrough, error)
 			t.Dial, t.DialTLS, t.DialTLSContext = nil, nil, nil //nolint:staticcheck // a deprecated dialer would go round the guard
 			t.ForceAttemptHTTP2 = true
 		}
-		out.rt = t
+		out.rt, out.own = t, true
 	case len(p.Hosts) == 0:
 		errs = append(errs, errors.New("passthrough: a transport that is not *http.Transport cannot be kept off private addresses: list Hosts, or pass an *http.Transport"))
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,13 +33,16 @@ type Proxy struct {
 	reverse     *httputil.ReverseProxy
 	logger      *slog.Logger
 	own         *http.Transport // ours to close, or nil
+	sinks       []*sink
+	content     int // bytes of each body that some reporter wants
 	inFlight    atomic.Int64
 }
 
 var _ http.Handler = (*Proxy)(nil)
 
 // New returns a Proxy, or all mistakes in its options joined in one error. At
-// least one of [WithGateway] and [WithPassthrough] is needed.
+// least one of [WithGateway] and [WithPassthrough] is needed. It starts one
+// goroutine for each reporter, which [Proxy.Shutdown] ends, and no other.
 func New(opts ...Option) (*Proxy, error) {
 	c := config{maxRequest: defaultMaxRequest}
 	for _, o := range opts {
@@ -91,10 +95,22 @@ func New(opts ...Option) (*Proxy, error) {
 	check(err)
 	p.cors, err = header.NewCORS(c.origins)
 	check(err)
+	for _, s := range c.sinks {
+		switch {
+		case s.reporter == nil:
+			check(errors.New("WithReporter: the Reporter is nil"))
+		case s.Items <= 0 || s.Bytes <= 0 || s.Batch <= 0 || s.Timeout <= 0 || s.content < 0:
+			check(errors.New("WithReporter: QueueSize, BatchSize, ReportTimeout and CaptureContent must be positive"))
+		}
+		p.content = max(p.content, s.content)
+	}
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("apexproxy: %w", errors.Join(errs...))
 	}
 	p.reverse = p.newReverseProxy()
+	for _, s := range c.sinks {
+		p.sinks = append(p.sinks, newSink(s, p.logger))
+	}
 	return p, nil
 }
 
@@ -137,7 +153,9 @@ type exchange struct {
 	source   body.Source // what the transport reads out from
 
 	target   target
-	askUsage bool
+	askUsage bool // the provider may be asked for usage in chat streams
+	hide     bool // usage was asked for by us: the client must not see its chunk
+	tap      *tap // nil: no answer from upstream
 
 	done         bool  // ServeHTTP came to its end without a panic
 	answerErr    error // why reading the answer ended, nil while it has not
@@ -165,6 +183,9 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	p.inFlight.Add(1)
 	x := &exchange{request: r, writer: w}
 	x.body = body.Reader{Limit: p.maxRequest, Budget: p.budget}
+	if p.content > 0 {
+		x.content = &capture{max: p.content}
+	}
 	x.rec = Record{
 		ID:     "req_" + rand.Text(),
 		Start:  time.Now(),
@@ -177,14 +198,21 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	return x
 }
 
-// end completes the record, in a defer because an aborted answer panics. It
-// does not recover: the panic and its meaning stay the host's.
+// end completes the record and hands it over, in a defer because an aborted
+// answer panics. It does not recover: the panic and its meaning stay the host's.
 func (p *Proxy) end(x *exchange) {
 	x.source.Close()
 	x.body.Release()
 	x.rec.Duration = time.Since(x.rec.Start)
 	if x.rec.Outcome == "" {
 		x.rec.Outcome = x.outcome()
+	}
+	if len(p.sinks) > 0 {
+		x.tap.summarise(&x.rec)
+		x.content.finish(x.request)
+		for _, s := range p.sinks {
+			s.put(x.rec, x.content)
+		}
 	}
 	p.inFlight.Add(-1)
 }
@@ -288,27 +316,60 @@ func (p *Proxy) authenticate(_ http.ResponseWriter, r *http.Request, x *exchange
 	return nil
 }
 
-// Stats are counters of a Proxy's life so far.
+// Stats are counters of a Proxy's life so far. Those of records count each
+// record once for every reporter.
 type Stats struct {
-	InFlight int64 // exchanges under way
+	InFlight     int64  // exchanges under way
+	Reported     uint64 // records that a call of Report took
+	ReportErrors uint64 // calls of Report that failed, panicked or ran out of time
+	Dropped      Dropped
 }
+
+// Dropped counts records that no reporter kept, by reason.
+type Dropped struct {
+	QueueFull  uint64 // the queue's bound of records was reached
+	QueueBytes uint64 // the queue's bound of bytes was reached
+	Shutdown   uint64 // they came after Shutdown or outlasted its context
+	Failed     uint64 // they were in a batch whose Report failed
+}
+
+// Total is the sum over all reasons.
+func (d Dropped) Total() uint64 { return d.QueueFull + d.QueueBytes + d.Shutdown + d.Failed }
 
 // Stats returns the counters now. It may be called at any time.
 func (p *Proxy) Stats() Stats {
-	return Stats{InFlight: p.inFlight.Load()}
+	out := Stats{InFlight: p.inFlight.Load()}
+	for _, s := range p.sinks {
+		q := s.Stats()
+		out.Reported += q.Handled
+		out.ReportErrors += q.Errors
+		out.Dropped.QueueFull += q.Full
+		out.Dropped.QueueBytes += q.TooLarge
+		out.Dropped.Shutdown += q.Closed
+		out.Dropped.Failed += q.Failed
+	}
+	return out
 }
 
-// Shutdown ends the work in the background. Call it after [http.Server.Shutdown],
-// which waits for open streams. It closes idle connections of the transport
-// that New made, never of one passed in. The Proxy keeps serving.
+// Shutdown hands all waiting records to the reporters and ends their goroutines.
+// Call it after [http.Server.Shutdown], which waits for open streams. It stops
+// reporting, not serving: records of later exchanges are dropped and counted.
+// When ctx ends first, what is left is dropped and counted and ctx's error
+// returned, also when a reporter does not return. It also closes idle
+// connections of the transports that New made, never of one passed in. A
+// second call waits like the first.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	if p.own != nil {
 		p.own.CloseIdleConnections()
 	}
-	if p.passthrough != nil {
-		if t, ok := p.passthrough.rt.(*http.Transport); ok {
-			t.CloseIdleConnections()
-		}
+	if p.passthrough != nil && p.passthrough.own {
+		p.passthrough.rt.(*http.Transport).CloseIdleConnections()
 	}
-	return ctx.Err()
+	errs := make([]error, len(p.sinks))
+	var wg sync.WaitGroup
+	for i, s := range p.sinks {
+		wg.Go(func() { errs[i] = s.Close(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }

@@ -202,25 +202,30 @@ func (r *Reader) Inflate(b []byte) ([]byte, error) {
 	return out, err
 }
 
-// Replace returns doc with the value of m replaced by the JSON string s. All
-// other bytes stay. It may shift bytes inside doc instead of copying it, so
-// the caller must use the result in place of doc.
+// Replace returns doc with the value of m replaced by the JSON string s, as
+// [Splice] does it.
 func Replace(doc []byte, m Member, s string) []byte {
-	value := quote(s)
-	diff := (m.End - m.Start) - len(value)
+	return Splice(doc, m.Start, m.End, quote(s))
+}
+
+// Splice returns doc with the bytes from start to end replaced by value. All
+// other bytes stay. It may shift bytes inside doc instead of copying it, so the
+// caller must use the result in place of doc.
+func Splice(doc []byte, start, end int, value []byte) []byte {
+	diff := (end - start) - len(value)
 	switch {
 	case diff < 0:
 		out := make([]byte, 0, len(doc)-diff)
-		out = append(out, doc[:m.Start]...)
+		out = append(out, doc[:start]...)
 		out = append(out, value...)
-		return append(out, doc[m.End:]...)
-	case m.Start <= len(doc)-m.End:
-		copy(doc[diff:], doc[:m.Start])
-		copy(doc[diff+m.Start:], value)
+		return append(out, doc[end:]...)
+	case start <= len(doc)-end:
+		copy(doc[diff:], doc[:start])
+		copy(doc[diff+start:], value)
 		return doc[diff:]
 	default:
-		copy(doc[m.Start:], value)
-		copy(doc[m.Start+len(value):], doc[m.End:])
+		copy(doc[start:], value)
+		copy(doc[start+len(value):], doc[end:])
 		return doc[:len(doc)-diff]
 	}
 }

@@ -76,7 +76,7 @@ value:
 	if i >= len(b) {
 		return Doc{}, &SyntaxError{i}
 	}
-	if cur != nil {
+	if depth == 1 && cur != nil {
 		cur.Count++
 		cur.Start = i
 	}

@@ -20,7 +20,7 @@ func NewCORS(origins []string) (CORS, error) {
 	c := CORS{origins: slices.Clone(origins), any: slices.Contains(origins, "*")}
 	for _, o := range origins {
 		u, err := url.Parse(o)
-		if o != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != o) {
+		if o != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+strings.ToLower(u.Host) != o || strings.Contains(o, "*")) {
 			return CORS{}, fmt.Errorf(`%q is not an origin: write "*" or scheme://host[:port]`, o)
 		}
 	}

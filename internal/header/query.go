@@ -23,46 +23,44 @@ func credentialParam(name string) bool {
 // StripQuery returns raw without the parameters that look like credentials and
 // without those named in also. What stays keeps its bytes and its order.
 func StripQuery(raw string, also ...string) string {
-	return mapQuery(raw, func(name, pair string) (string, bool) {
+	return cutQuery(raw, "", func(name string) bool {
 		for _, a := range also {
 			if n, err := url.QueryUnescape(name); err == nil && strings.EqualFold(n, a) {
-				return "", false
+				return true
 			}
 		}
-		return pair, !credentialParam(name)
+		return credentialParam(name)
 	})
 }
 
 // RedactQuery returns raw with the values of credential parameters replaced by
 // [Redacted].
 func RedactQuery(raw string) string {
-	return mapQuery(raw, func(name, pair string) (string, bool) {
-		if credentialParam(name) {
-			return name + "=" + Redacted, true
-		}
-		return pair, true
-	})
+	return cutQuery(raw, "="+Redacted, credentialParam)
 }
 
-// mapQuery splits at & and ; alike: some servers still take ; as a separator,
-// and a key must not hide behind it.
-func mapQuery(raw string, f func(name, pair string) (string, bool)) string {
-	if raw == "" {
-		return ""
-	}
-	var out strings.Builder
-	for raw != "" {
-		pair, sep := raw, ""
-		if i := strings.IndexAny(raw, "&;"); i >= 0 {
-			pair, sep, raw = raw[:i], raw[i:i+1], raw[i+1:]
-		} else {
-			raw = ""
+// cutQuery takes out the parameters whose names are hidden; if value is not
+// empty, it stands for theirs. Some servers still take ; as a separator, and a
+// key must not hide behind one. For the others a ; is part of the value, so
+// what follows a hidden parameter goes with it, up to the next &.
+func cutQuery(raw, value string, hidden func(name string) bool) string {
+	var out []string
+	for pair := range strings.SplitSeq(raw, "&") {
+		parts := strings.Split(pair, ";")
+		for i, part := range parts {
+			name, _, _ := strings.Cut(part, "=")
+			if !hidden(name) {
+				continue
+			}
+			parts = parts[:i]
+			if value != "" {
+				parts = append(parts, name+value)
+			}
+			break
 		}
-		name, _, _ := strings.Cut(pair, "=")
-		if kept, ok := f(name, pair); ok {
-			out.WriteString(kept)
-			out.WriteString(sep)
+		if len(parts) > 0 {
+			out = append(out, strings.Join(parts, ";"))
 		}
 	}
-	return strings.TrimRight(out.String(), "&;")
+	return strings.Join(out, "&")
 }

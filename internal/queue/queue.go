@@ -1,0 +1,186 @@
+// Package queue hands items from many goroutines to one slow consumer, in
+// batches, without ever making a producer wait.
+package queue
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// Config bounds a Queue. All fields must be positive.
+type Config struct {
+	Items   int           // held at one time, those being handled included
+	Bytes   int64         // held at one time, as given to Put
+	Batch   int           // most items of one call
+	Timeout time.Duration // of one call
+}
+
+// Stats count items, and calls of the handler that went wrong.
+type Stats struct {
+	Handled  uint64
+	Full     uint64 // dropped: the bound of Items was reached
+	TooLarge uint64 // dropped: the bound of Bytes was reached
+	Closed   uint64 // dropped: after Close, or not handled in its time
+	Failed   uint64 // lost in a call that failed
+	Errors   uint64 // calls that returned an error or panicked
+}
+
+// Queue is a bounded queue with one worker. It is safe for concurrent use.
+type Queue[T any] struct {
+	cfg    Config
+	handle func(context.Context, []T) error
+	failed func(error)
+	ctx    context.Context // of the calls; ends when Close gives up
+	cancel context.CancelFunc
+	wake   chan struct{}
+	done   chan struct{}
+
+	mu     sync.Mutex
+	items  []item[T]
+	held   int // items waiting or being handled
+	bytes  int64
+	closed bool
+	stats  Stats
+}
+
+type item[T any] struct {
+	value T
+	size  int64
+}
+
+// New starts a queue and its worker. handle is called with batches that belong
+// to it, never concurrently with itself; failed, when not nil, with each error
+// or panic of handle, from the same goroutine. The worker ends after
+// [Queue.Close].
+func New[T any](cfg Config, handle func(context.Context, []T) error, failed func(error)) *Queue[T] {
+	q := &Queue[T]{cfg: cfg, handle: handle, failed: failed, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	q.ctx, q.cancel = context.WithCancel(context.Background())
+	go q.work()
+	return q
+}
+
+// Put adds v, which takes size bytes, and reports whether there was room. It
+// never blocks and, once the queue has grown, does not allocate.
+func (q *Queue[T]) Put(v T, size int64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.closed:
+		q.stats.Closed++
+		return false
+	case q.held >= q.cfg.Items:
+		q.stats.Full++
+		return false
+	case q.bytes+size > q.cfg.Bytes:
+		q.stats.TooLarge++
+		return false
+	}
+	q.held++
+	q.bytes += size
+	q.items = append(q.items, item[T]{v, size})
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// Stats returns the counters now.
+func (q *Queue[T]) Stats() Stats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.stats
+}
+
+// Close refuses further items and waits until all that wait are handled, or
+// until ctx ends: then the call under way is cancelled, what waits is dropped
+// and counted, and ctx's error returned without waiting for the handler. A
+// second Close waits too.
+func (q *Queue[T]) Close(ctx context.Context) error {
+	q.mu.Lock()
+	if !q.closed {
+		q.closed = true
+		close(q.wake)
+	}
+	q.mu.Unlock()
+	select {
+	case <-q.done:
+		return nil
+	case <-ctx.Done():
+	}
+	q.cancel()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.stats.Closed += uint64(len(q.items))
+	q.items = nil
+	select {
+	case <-q.done:
+		return nil
+	default:
+		return ctx.Err()
+	}
+}
+
+func (q *Queue[T]) work() {
+	defer close(q.done)
+	defer q.cancel()
+	for open := true; open; {
+		_, open = <-q.wake
+		for {
+			batch, size := q.take()
+			if len(batch) == 0 {
+				break
+			}
+			err := q.call(batch)
+			q.settle(len(batch), size, err)
+		}
+	}
+}
+
+// take removes the next batch. Its items count as held until settle.
+func (q *Queue[T]) take() (batch []T, size int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := min(len(q.items), q.cfg.Batch)
+	batch = make([]T, n)
+	for i, it := range q.items[:n] {
+		batch[i] = it.value
+		size += it.size
+	}
+	rest := copy(q.items, q.items[n:])
+	clear(q.items[rest:])
+	q.items = q.items[:rest]
+	return batch, size
+}
+
+func (q *Queue[T]) settle(n int, size int64, err error) {
+	q.mu.Lock()
+	q.held -= n
+	q.bytes -= size
+	if err == nil {
+		q.stats.Handled += uint64(n)
+	} else {
+		q.stats.Failed += uint64(n)
+		q.stats.Errors++
+	}
+	q.mu.Unlock()
+	if err != nil && q.failed != nil {
+		q.failed(err)
+	}
+}
+
+// call runs the handler. A panic is an error here: in our goroutine it would
+// end a process that is not ours.
+func (q *Queue[T]) call(batch []T) (err error) {
+	ctx, cancel := context.WithTimeout(q.ctx, q.cfg.Timeout)
+	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return q.handle(ctx, batch)
+}
