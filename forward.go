@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/loadchange/apexproxy/internal/convert"
+	"github.com/loadchange/apexproxy/internal/header"
 	"github.com/loadchange/apexproxy/internal/sse"
 )
 
@@ -55,6 +58,9 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	if p.mustRead(x) {
 		h.Set("Accept-Encoding", "identity")
 	}
+	if x.rec.Converted {
+		header.Convert(h)
+	}
 	out.Body, out.GetBody, out.ContentLength = nil, nil, 0
 	if x.out != nil {
 		h.Set("Content-Type", "application/json")
@@ -77,7 +83,7 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 // mustRead reports whether the answer has to be readable to the proxy: the
 // gateway's own errors are translated, reporters want usage.
 func (p *Proxy) mustRead(x *exchange) bool {
-	return x.rec.Mode == ModeGateway || x.converts() || len(p.sinks) > 0
+	return x.rec.Mode == ModeGateway || x.rec.Converted || len(p.sinks) > 0
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -103,19 +109,44 @@ func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
 	x.content.responseHead(res.Header)
 	x.tap = newTap(x, res, len(p.sinks) > 0)
 	res.Body = x.tap
-	if x.hide && isEventStream(res.Header) && res.Header.Get("Content-Encoding") == "" {
-		res.Body = &prefixed{Reader: sse.NewFilter(x.tap, usageOnly), Closer: x.tap}
+	switch {
+	case x.conv != nil:
+		return p.convertAnswer(x, res), nil
+	case x.rec.Mode == ModeGateway && res.StatusCode >= 300:
+		return p.translate(x, res)
+	case x.rec.Mode == ModeGateway && x.rec.Operation == OperationModels && r.Method == http.MethodGet:
+		return p.listModels(x, res), nil
+	case x.hide && isEventStream(res.Header) && res.Header.Get("Content-Encoding") == "":
+		res.Body = &stream{Reader: sse.NewFilter(x.tap, usageOnly), Closer: x.tap}
 		res.ContentLength = -1
 		res.Header.Del("Content-Length")
-	}
-	if x.rec.Mode == ModeGateway && res.StatusCode >= 300 {
-		return p.translate(x, res)
 	}
 	return res, nil
 }
 
-// maxError is how much of an error answer is looked at.
-const maxError = 64 << 10
+// maxError is how much of an error answer is looked at, maxDocument of one that
+// has to be read whole to be converted.
+const (
+	maxError    = 64 << 10
+	maxDocument = 32 << 20
+)
+
+// replace puts an answer of ours in the place of the upstream's.
+func (x *exchange) replace(res *http.Response, status int, body []byte) *http.Response {
+	res.Body.Close()
+	x.rec.StatusCode = status
+	res.StatusCode, res.Status = status, ""
+	res.Body = io.NopCloser(bytes.NewReader(body))
+	res.ContentLength = int64(len(body))
+	res.TransferEncoding, res.Trailer = nil, nil
+	res.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	res.Header.Set("Content-Type", "application/json")
+	res.Header.Del("Content-Encoding")
+	if status >= 400 && x.dialect == dialectAnthropic && res.Header.Get("Request-Id") == "" {
+		res.Header.Set("Request-Id", x.rec.ID)
+	}
+	return res
+}
 
 // translate turns an error that the gateway made itself into the client's
 // dialect. Status and headers stay; a provider's error stays as it was written.
@@ -128,28 +159,83 @@ func (p *Proxy) translate(x *exchange, res *http.Response) (*http.Response, erro
 		return nil, &reply{status: 502, fault: "http_protocol_error", code: "gateway_redirect",
 			message: "the gateway answered with a redirect, which is never followed: check its base URL", outcome: OutcomeUpstreamError}
 	}
-	head, err := io.ReadAll(io.LimitReader(res.Body, maxError))
+	head, err := io.ReadAll(io.LimitReader(x.tap, maxError))
 	code, message, ours := gatewayError(head)
 	if err != nil || !ours {
-		res.Body = &prefixed{Reader: io.MultiReader(bytes.NewReader(head), res.Body), Closer: res.Body}
+		res.Body = &stream{Reader: io.MultiReader(bytes.NewReader(head), x.tap), Closer: x.tap}
 		return res, nil
 	}
-	res.Body.Close()
 	x.rec.ErrorType = "gateway_" + code
-	b := errorBody(x.dialect, res.StatusCode, "", code, message, x.rec.ID)
-	res.Body = io.NopCloser(bytes.NewReader(b))
-	res.ContentLength = int64(len(b))
-	res.Header.Set("Content-Length", strconv.Itoa(len(b)))
-	res.Header.Set("Content-Type", "application/json")
-	res.Header.Del("Content-Encoding")
-	if x.dialect == dialectAnthropic && res.Header.Get("Request-Id") == "" {
-		res.Header.Set("Request-Id", x.rec.ID)
-	}
-	return res, nil
+	return x.replace(res, res.StatusCode, errorBody(x.dialect, res.StatusCode, "", code, message, x.rec.ID)), nil
 }
 
-// prefixed is a body of which a part was read already.
-type prefixed struct {
+// listModels turns the gateway's list of models into what this proxy routes.
+func (p *Proxy) listModels(x *exchange, res *http.Response) *http.Response {
+	b, err := io.ReadAll(io.LimitReader(x.tap, maxDocument))
+	id := ""
+	if path := strings.TrimRight(x.request.URL.EscapedPath(), "/"); !strings.HasSuffix(path, "/models") {
+		_, last := cutLast(path)
+		id, _ = url.PathUnescape(last)
+	}
+	out, ok, found := p.gateway.modelList(b, x.dialect, id)
+	switch {
+	case err != nil || !ok:
+		return x.replace(res, 502, errorBody(x.dialect, 502, "", "", "the gateway's list of models could not be read", x.rec.ID))
+	case !found:
+		return x.replace(res, 404, errorBody(x.dialect, 404, "", "model_not_found", "no such model: GET …/models lists them", x.rec.ID))
+	}
+	return x.replace(res, 200, out)
+}
+
+// convertAnswer turns a Chat Completions answer into what the client of Messages
+// expects. Headers of the upstream's protocol do not survive.
+func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *http.Response {
+	status := res.StatusCode
+	header.ConvertAnswer(res.Header, x.rec.ID)
+	p.cors.Apply(res.Header, x.request.Header.Get("Origin"))
+	if len(x.rec.Dropped) > 0 {
+		res.Header.Set("X-Apex-Ai-Proxy-Dropped", header.Value(strings.Join(x.rec.Dropped, ", ")))
+	}
+	fail := func(e *convert.Error) *http.Response {
+		if e.NoRetry {
+			res.Header.Set("X-Should-Retry", "false")
+		}
+		return x.replace(res, e.Status, errorBody(dialectAnthropic, e.Status, e.Type, "", e.Message, res.Header.Get("Request-Id")))
+	}
+	if status < 200 || status > 299 {
+		head, _ := io.ReadAll(io.LimitReader(x.tap, maxError))
+		e := convert.UpstreamError(status, head)
+		if code, message, ours := gatewayError(head); ours && x.rec.Mode == ModeGateway {
+			x.rec.ErrorType, e.Message = "gateway_"+code, message
+		}
+		return fail(e)
+	}
+	if !x.conv.Stream() {
+		b, err := io.ReadAll(io.LimitReader(x.tap, maxDocument+1))
+		if err != nil || len(b) > maxDocument {
+			return fail(&convert.Error{Status: 502, Type: "api_error", Message: "the upstream's answer broke off or is too large to be converted"})
+		}
+		message, e := x.conv.Message(b)
+		if e != nil {
+			return fail(e)
+		}
+		return x.replace(res, status, message)
+	}
+	events := x.conv.Events(x.tap)
+	if e := events.Start(); e != nil {
+		return fail(e)
+	}
+	x.events = events
+	res.Body = &stream{Reader: events, Closer: x.tap}
+	res.ContentLength, res.Trailer = -1, nil
+	res.Header.Set("Content-Type", "text/event-stream; charset=utf-8")
+	res.Header.Set("Cache-Control", "no-cache")
+	res.Header.Set("X-Accel-Buffering", "no")
+	return res
+}
+
+// stream is a body that is read through something else.
+type stream struct {
 	io.Reader
 	io.Closer
 }

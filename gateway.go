@@ -2,6 +2,7 @@ package apexproxy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,7 +12,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/tidwall/gjson"
+
+	"github.com/loadchange/apexproxy/internal/convert"
 	"github.com/loadchange/apexproxy/internal/header"
 )
 
@@ -80,7 +85,17 @@ type Provider struct {
 	Embeddings  string
 	Compat      string // what stands before /model on /compat; empty when it is not there
 	StreamUsage bool   // chat streams may be asked for usage (stream_options.include_usage)
+	// Profile says what requests converted from Messages have to respect. Nil
+	// means what [ProfileFor] knows of the provider and each model.
+	Profile *Profile
 }
+
+// Profile says how a provider's models want to be asked over Chat Completions.
+type Profile = convert.Profile
+
+// ProfileFor returns the built-in profile of a model at a provider, to be
+// changed and set in [Provider].Profile.
+func ProfileFor(provider, model string) Profile { return convert.ProfileFor(provider, model) }
 
 // compatChat is the gateway's OpenAI-compatible endpoint.
 // https://developers.cloudflare.com/ai-gateway/usage/chat-completion/
@@ -218,22 +233,17 @@ func (g *gateway) resolve(x *exchange, r *http.Request, model, name string) *rep
 		return refuse(400, "unknown_provider", "provider %s is unknown: use one of %s", quoteShort(name), g.names)
 	}
 	x.rec.RequestModel = model
+	x.profile = row.Profile
 	path := ""
 	switch x.rec.Operation {
 	case OperationChat:
-		path = row.Chat
-		if row.Compat != "" && (path == "" || g.PreferCompat && unified[row.Name]) {
-			path = compatChat
-			x.rec.RequestModel = compatModel(row.Compat, model)
-		}
+		path = g.chatPath(x, row, model)
 		x.askUsage = row.StreamUsage
-	case OperationMessages:
-		if path = row.Messages; path == "" {
-			return refuse(400, "unsupported_operation",
-				"provider %s has no Messages API and messages are not converted yet: use /v1/chat/completions for it", name)
-		}
-	case OperationCountTokens:
-		if path = row.Messages; path != "" {
+	case OperationMessages, OperationCountTokens:
+		if row.Messages == "" {
+			path = g.chatPath(x, row, model)
+			x.rec.Converted = true
+		} else if path = row.Messages; x.rec.Operation == OperationCountTokens {
 			path += "/count_tokens"
 		}
 	case OperationResponses:
@@ -245,6 +255,16 @@ func (g *gateway) resolve(x *exchange, r *http.Request, model, name string) *rep
 		return refuse(400, "unsupported_operation", "provider %s has no %s API here: choose another provider or operation", name, x.rec.Operation)
 	}
 	return g.aim(x, r, path, name, model)
+}
+
+// chatPath returns where row takes chat completions, and sets the model as it
+// has to be written there.
+func (g *gateway) chatPath(x *exchange, row Provider, model string) string {
+	if row.Compat == "" || row.Chat != "" && !(g.PreferCompat && unified[row.Name]) {
+		return row.Chat
+	}
+	x.rec.RequestModel = compatModel(row.Compat, model)
+	return compatChat
 }
 
 // compatModel joins a compat prefix and a model. A client may repeat the part
@@ -271,12 +291,14 @@ func (g *gateway) aim(x *exchange, r *http.Request, path, provider, model string
 			"{resource}", url.PathEscape(g.Azure.Resource), "{api-version}", url.QueryEscape(g.Azure.APIVersion)).Replace(path)
 	}
 	path, query, _ := strings.Cut(path, "?")
-	var kept string
+	var drop []string
 	if azure {
-		kept = header.StripQuery(r.URL.RawQuery, "api-version")
-	} else {
-		kept = header.StripQuery(r.URL.RawQuery)
+		drop = append(drop, "api-version")
 	}
+	if x.rec.Converted {
+		drop = append(drop, "beta")
+	}
+	kept := header.StripQuery(r.URL.RawQuery, drop...)
 	if query != "" && kept != "" {
 		query += "&"
 	}
@@ -298,9 +320,80 @@ func (g *gateway) aim(x *exchange, r *http.Request, path, provider, model string
 	return nil
 }
 
-// models asks the gateway's own list.
+// models asks the gateway's own list, of which one model is a part.
 func (g *gateway) models(x *exchange, r *http.Request) *reply {
 	return g.aim(x, r, "/compat/models", "", "")
+}
+
+// modelList turns the gateway's list into the client's dialect, with ids that
+// this proxy routes: provider/name becomes name#provider. It picks the model id
+// if that is not empty. ok is false when body is no such list, found when it
+// has no such model.
+// https://developers.cloudflare.com/ai-gateway/integrations/coding-agents/xcode/
+func (g *gateway) modelList(body []byte, d dialect, id string) (out []byte, ok, found bool) {
+	data := gjson.GetBytes(body, "data")
+	if !gjson.ValidBytes(body) || !data.IsArray() {
+		return nil, false, false
+	}
+	type model struct {
+		ID          string `json:"id"`
+		Object      string `json:"object,omitempty"`
+		Created     *int64 `json:"created,omitempty"`
+		OwnedBy     string `json:"owned_by,omitempty"`
+		Type        string `json:"type,omitempty"`
+		DisplayName string `json:"display_name,omitempty"`
+		CreatedAt   string `json:"created_at,omitempty"`
+	}
+	models := []model{}
+	for _, m := range data.Array() {
+		name, provider, routed := g.routable(m.Get("id").Str)
+		if !routed {
+			continue
+		}
+		created := m.Get("created_at").Int()
+		entry := model{ID: name + "#" + provider, Object: "model", Created: &created, OwnedBy: provider}
+		if d == dialectAnthropic {
+			entry = model{ID: entry.ID, Type: "model", DisplayName: entry.ID, CreatedAt: time.Unix(created, 0).UTC().Format(time.RFC3339)}
+		}
+		if id == entry.ID {
+			out, err := json.Marshal(entry)
+			return out, err == nil, true
+		}
+		models = append(models, entry)
+	}
+	var list any = struct {
+		Object string  `json:"object"`
+		Data   []model `json:"data"`
+	}{"list", models}
+	if d == dialectAnthropic {
+		page := struct {
+			Data    []model `json:"data"`
+			HasMore bool    `json:"has_more"`
+			FirstID *string `json:"first_id"`
+			LastID  *string `json:"last_id"`
+		}{Data: models}
+		if n := len(models); n > 0 {
+			page.FirstID, page.LastID = &models[0].ID, &models[n-1].ID
+		}
+		list = page
+	}
+	out, err := json.Marshal(list)
+	return out, err == nil, id == ""
+}
+
+// routable splits an id of the gateway's list. One whose provider has no row is
+// still reached through compat.
+func (g *gateway) routable(id string) (name, provider string, ok bool) {
+	if id == "" || strings.Contains(id, "#") {
+		return "", "", false
+	}
+	name, provider, longest := id, "compat", 0
+	for _, row := range g.table {
+		if rest, ok := strings.CutPrefix(id, row.Compat+"/"); ok && len(row.Compat) > longest && rest != "" {
+			name, provider, longest = rest, row.Name, len(row.Compat)
+		}
+	}
+	return name, provider, true
 }
 
 // setPath sets an escaped path so that its bytes are sent as they are.

@@ -13,6 +13,7 @@ import (
 	"github.com/tidwall/sjson"
 
 	"github.com/loadchange/apexproxy/internal/body"
+	"github.com/loadchange/apexproxy/internal/convert"
 )
 
 // mapping is a parsed list of from#to entries; of two with one from, the later
@@ -206,7 +207,7 @@ func (p *Proxy) mapGateway(r *http.Request, x *exchange, mapped func(string) (st
 // mapPassthrough maps an opaque model. Any valid JSON passes, and a body that
 // cannot or need not be read stays exactly as it came.
 func (p *Proxy) mapPassthrough(_ *http.Request, x *exchange, mapped func(string) (string, bool), inForce bool) *reply {
-	if x.encoding != "" && !inForce && !x.converts() {
+	if x.encoding != "" && !inForce && !x.rec.Converted {
 		x.out = x.sent
 		return nil
 	}
@@ -221,34 +222,72 @@ func (p *Proxy) mapPassthrough(_ *http.Request, x *exchange, mapped func(string)
 	x.rec.Stream = doc.Stream.True(b)
 	model, isString := doc.Model.String(b)
 	x.rec.ClientModel, x.rec.RequestModel = model, model
-	if doc.Model.Count > 1 && (inForce || x.converts()) {
+	if doc.Model.Count > 1 && (inForce || x.rec.Converted) {
 		return errDuplicateModel
 	}
 	bare, suffix, hashed := strings.Cut(model, "#")
 	to, ok := mapped(bare)
-	if !ok || !isString {
-		if x.converts() {
-			return p.encode(x, b, doc)
+	switch {
+	case ok && isString:
+		to, _, _ = strings.Cut(to, "#")
+		if hashed {
+			to += "#" + suffix
 		}
-		if x.out = b; inflated {
-			x.out = x.sent
-		}
+		x.rec.RequestModel = to
+	case inflated && !x.rec.Converted:
+		x.out = x.sent
 		return nil
+	default:
+		doc.Model.Count = 0 // its bytes stay as they are
 	}
-	to, _, _ = strings.Cut(to, "#")
-	if hashed {
-		to += "#" + suffix
-	}
-	x.rec.RequestModel = to
 	return p.encode(x, b, doc)
 }
 
 // encode makes the outbound body from the readable one.
 func (p *Proxy) encode(x *exchange, b []byte, doc body.Doc) *reply {
 	x.encoding = ""
-	x.out = body.Replace(b, doc.Model, x.rec.RequestModel)
-	if x.askUsage && x.rec.Stream && len(p.sinks) > 0 {
-		x.out, x.hide = askForUsage(x.out, doc.StreamOptions.Count)
+	if x.rec.Converted {
+		return p.convert(x, b)
+	}
+	if doc.Model.Count == 1 {
+		b = body.Replace(b, doc.Model, x.rec.RequestModel)
+	}
+	switch {
+	case x.rec.Operation == OperationMessages, x.rec.Operation == OperationCountTokens:
+		b = convert.StripOwnThinking(b)
+	case x.askUsage && x.rec.Stream && len(p.sinks) > 0:
+		b, x.hide = askForUsage(b, doc.StreamOptions.Count)
+	}
+	x.out = b
+	return nil
+}
+
+// convert makes a Chat Completions request of a Messages request, or answers
+// what only Anthropic could have counted.
+func (p *Proxy) convert(x *exchange, b []byte) *reply {
+	if x.rec.Operation == OperationCountTokens {
+		n, failed := convert.CountTokens(b)
+		if failed != nil {
+			return refuse(failed.Status, "invalid_request", "%s", failed.Message)
+		}
+		x.target, x.rec.UpstreamHost = target{}, ""
+		return (&reply{status: 200, message: fmt.Sprintf(`{"input_tokens":%d}`, n), outcome: OutcomeCompleted}).
+			with("X-Apex-Ai-Proxy-Estimate", "input_tokens")
+	}
+	provider := x.rec.Provider
+	if x.rec.Mode == ModePassthrough {
+		provider = ""
+	}
+	conv, failed := convert.MessagesToChat(b, convert.Params{
+		Provider: provider, Model: x.rec.RequestModel, ClientModel: x.rec.ClientModel, Profile: x.profile, Strict: p.strict,
+	})
+	if failed != nil {
+		return refuse(failed.Status, "invalid_request", "%s", failed.Message)
+	}
+	x.conv, x.out = conv, conv.Body()
+	x.rec.Dropped = conv.Dropped()
+	if err := x.body.Charge(int64(cap(x.out))); err != nil {
+		return p.unreadable(x.request, err)
 	}
 	return nil
 }

@@ -25,6 +25,7 @@ type config struct {
 	authSet     bool
 	mapping     string
 	origins     []string
+	strict      bool
 	maxRequest  int64
 	maxBuffered int64
 	transport   http.RoundTripper
@@ -71,6 +72,14 @@ func WithAuth(a Authenticator) Option {
 // client's own header is looked at first; only one of them applies, once.
 func WithMapping(mapping string) Option {
 	return optionFunc(func(c *config) { c.mapping = mapping })
+}
+
+// WithStrictConversion refuses with 400 a request that conversion between
+// protocols cannot carry whole. Without it the request goes on without what
+// cannot be carried, and that is named in the answer's X-Apex-Ai-Proxy-Dropped
+// and in [Record].Dropped.
+func WithStrictConversion() Option {
+	return optionFunc(func(c *config) { c.strict = true })
 }
 
 // WithCORS lets browsers on these origins read answers: "*" or exact origins

@@ -256,6 +256,15 @@ func (p *Proxy) route(_ http.ResponseWriter, r *http.Request, x *exchange) *repl
 		return refuse(400, "invalid_path", "the path has a . or .. segment: write it out")
 	}
 	u := url.URL{Scheme: "https", Host: d.authority(), RawQuery: r.URL.RawQuery}
+	switch op, protocol := x.rec.Operation, strings.ToLower(strings.TrimSpace(r.Header.Get(headerType))); {
+	case protocol == "chat-completions" && (op == OperationMessages || op == OperationCountTokens):
+		x.rec.Converted = true
+		path = strings.TrimSuffix(strings.TrimRight(path, "/"), "/messages") + "/chat/completions"
+		u.RawQuery = header.StripQuery(u.RawQuery, "beta")
+	case protocol == "anthropic" && op == OperationChat:
+		return refuse(400, "unsupported_operation",
+			"chat completions cannot be converted for an upstream that speaks anthropic: send a messages request")
+	}
 	setPath(&u, d.base+path)
 	x.aim(target{url: u, rt: p.passthrough.rt})
 	return nil

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/loadchange/apexproxy/internal/body"
+	"github.com/loadchange/apexproxy/internal/convert"
 	"github.com/loadchange/apexproxy/internal/header"
 )
 
@@ -28,6 +29,7 @@ type Proxy struct {
 	auth        Authenticator
 	mapping     mapping
 	cors        header.CORS
+	strict      bool
 	maxRequest  int64
 	budget      *body.Budget
 	reverse     *httputil.ReverseProxy
@@ -50,7 +52,7 @@ func New(opts ...Option) (*Proxy, error) {
 			o.apply(&c)
 		}
 	}
-	p := &Proxy{maxRequest: c.maxRequest, logger: c.logger}
+	p := &Proxy{maxRequest: c.maxRequest, strict: c.strict, logger: c.logger}
 	var errs []error
 	check := func(err error) {
 		if err != nil {
@@ -155,7 +157,10 @@ type exchange struct {
 	target   target
 	askUsage bool // the provider may be asked for usage in chat streams
 	hide     bool // usage was asked for by us: the client must not see its chunk
-	tap      *tap // nil: no answer from upstream
+	profile  *Profile
+	conv     *convert.Conversion // nil: client and upstream speak the same protocol
+	events   *convert.Events     // nil: no converted stream
+	tap      *tap                // nil: no answer from upstream
 
 	done         bool  // ServeHTTP came to its end without a panic
 	answerErr    error // why reading the answer ended, nil while it has not
@@ -175,9 +180,6 @@ func (x *exchange) aim(t target) {
 	x.target = t
 	x.rec.UpstreamHost = t.url.Host
 }
-
-// converts reports whether client and upstream speak different protocols.
-func (x *exchange) converts() bool { return x.rec.Converted }
 
 func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	p.inFlight.Add(1)
@@ -209,6 +211,12 @@ func (p *Proxy) end(x *exchange) {
 	}
 	if len(p.sinks) > 0 {
 		x.tap.summarise(&x.rec)
+		if x.conv != nil {
+			x.rec.Dropped = x.conv.Dropped()
+		}
+		if x.rec.Outcome == OutcomeCompleted && x.events != nil && x.events.Failed() != nil {
+			x.rec.Outcome = OutcomeUpstreamError
+		}
 		x.content.finish(x.request)
 		for _, s := range p.sinks {
 			s.put(x.rec, x.content)

@@ -7,8 +7,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/loadchange/apexproxy"
+	"github.com/loadchange/apexproxy/aepipe"
 )
 
 // variables is the whole configuration, with defaults.
@@ -81,6 +83,14 @@ func configure(getenv func(string) string) (*settings, error) {
 		origins = []string{"*"}
 	}
 	opts = append(opts, e.try("CORS_ORIGINS", apexproxy.WithCORS(origins...)))
+
+	if base, token := getenv("AEPIPE_BASE_URL"), getenv("AEPIPE_TOKEN"); base != "" && token != "" {
+		reporter, err := aepipe.New(aepipe.Config{BaseURL: base, Token: token})
+		if err != nil {
+			e.fail("AEPIPE_BASE_URL, AEPIPE_TOKEN", err)
+		}
+		opts = append(opts, apexproxy.WithReporter(reporter, apexproxy.CaptureContent(512<<10), apexproxy.BatchSize(250), apexproxy.ReportTimeout(30*time.Second)))
+	}
 
 	if len(e.errs) > 0 {
 		return nil, fmt.Errorf("configuration:\n%w\n\nvariables:\n%s", errors.Join(e.errs...), strings.TrimSpace(variables))

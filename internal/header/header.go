@@ -74,6 +74,53 @@ func Passthrough(h http.Header) {
 	}
 }
 
+// Convert removes from an outbound header what only the client's protocol knows,
+// and puts an Anthropic client's key where Chat Completions upstreams look for
+// it. A client's key is there in passthrough only: use it after [Gateway] or
+// [Passthrough].
+func Convert(h http.Header) {
+	for name := range h {
+		if strings.HasPrefix(name, "Anthropic-") {
+			delete(h, name)
+		}
+	}
+	if key := h.Get("X-Api-Key"); key != "" && h.Get("Authorization") == "" {
+		h.Set("Authorization", "Bearer "+key)
+	}
+	h.Del("X-Api-Key")
+}
+
+// ConvertAnswer leaves of an upstream's header what a client of another protocol
+// can use: ids, limits, retries, and what the gateway says. Clients of Messages
+// read request-id; without one from upstream it is id.
+func ConvertAnswer(h http.Header, id string) {
+	for _, name := range []string{"X-Request-Id", "Request-Id"} {
+		if v := h.Get(name); v != "" {
+			id = v
+		}
+	}
+	for name := range h {
+		switch {
+		case name == "Retry-After", name == "Retry-After-Ms", name == "X-Should-Retry",
+			strings.HasPrefix(name, "X-Ratelimit-"), strings.HasPrefix(name, "Anthropic-Ratelimit-"), strings.HasPrefix(name, aigPrefix):
+		default:
+			delete(h, name)
+		}
+	}
+	h.Set("Request-Id", id)
+}
+
+// Value makes a header value of s: printable ASCII, of bounded length.
+func Value(s string) string {
+	s = strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' {
+			return '_'
+		}
+		return c
+	}, s)
+	return s[:min(len(s), 2048)]
+}
+
 func dropped(n string) bool {
 	switch {
 	case never[n],

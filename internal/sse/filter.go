@@ -22,7 +22,7 @@ type Filter struct {
 	held    []byte // of buf, behind ready: the bytes of an event of which more is to come
 	begun   bool   // the event at hand has had a line other than a comment
 	through bool   // the event at hand is larger than holdMax, and passes
-	dropped bool   // the last event that ended was left out
+	dropped bool   // what came last before held was left out
 }
 
 // NewFilter returns a Filter that reads src. drop is called with the data of every event of up to 64 KiB, in order,
@@ -97,7 +97,7 @@ func (f *Filter) sift(w []byte, h int, err error) (out int, tail []byte) {
 		out += end - start
 		start = end
 	}
-	if h == 0 && len(w) > 0 && w[0] == '\n' && f.p.cr && !f.through {
+	if h == 0 && len(w) > 0 && w[0] == '\n' && f.p.cr {
 		// The second half of a CRLF goes the way of its first.
 		f.p.cr = false
 		i = 1
@@ -122,14 +122,14 @@ func (f *Filter) sift(w []byte, h int, err error) (out int, tail []byte) {
 			f.begun, f.through = false, false
 		case end == fieldLine:
 			f.begun = true
-		case end == commentLine && false:
+		case end == commentLine && !f.begun:
 			f.dropped = false
 			pass(i)
 		}
 	}
 	f.p.keep()
 	if f.through || len(w)-start > holdMax {
-		f.through = true
+		f.through, f.dropped = true, false
 		pass(len(w))
 	}
 	if err != nil && start < len(w) {
