@@ -16,6 +16,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/loadchange/apexproxy/internal/body"
 	"github.com/loadchange/apexproxy/internal/convert"
 	"github.com/loadchange/apexproxy/internal/header"
 )
@@ -327,12 +328,13 @@ func (g *gateway) models(x *exchange, r *http.Request) *reply {
 
 // modelList turns the gateway's list into the client's dialect, with ids that
 // this proxy routes: provider/name becomes name#provider. It picks the model id
-// if that is not empty. ok is false when body is no such list, found when it
+// if that is not empty. ok is false when it is no such list, found when it
 // has no such model.
 // https://developers.cloudflare.com/ai-gateway/integrations/coding-agents/xcode/
-func (g *gateway) modelList(body []byte, d dialect, id string) (out []byte, ok, found bool) {
-	data := gjson.GetBytes(body, "data")
-	if !gjson.ValidBytes(body) || !data.IsArray() {
+func (g *gateway) modelList(list []byte, d dialect, id string) (out []byte, ok, found bool) {
+	_, err := body.Scan(list)
+	data := gjson.GetBytes(list, "data")
+	if err != nil || !data.IsArray() {
 		return nil, false, false
 	}
 	type model struct {
@@ -361,23 +363,23 @@ func (g *gateway) modelList(body []byte, d dialect, id string) (out []byte, ok, 
 		}
 		models = append(models, entry)
 	}
-	var list any = struct {
+	var page any = struct {
 		Object string  `json:"object"`
 		Data   []model `json:"data"`
 	}{"list", models}
 	if d == dialectAnthropic {
-		page := struct {
+		p := struct {
 			Data    []model `json:"data"`
 			HasMore bool    `json:"has_more"`
 			FirstID *string `json:"first_id"`
 			LastID  *string `json:"last_id"`
 		}{Data: models}
 		if n := len(models); n > 0 {
-			page.FirstID, page.LastID = &models[0].ID, &models[n-1].ID
+			p.FirstID, p.LastID = &models[0].ID, &models[n-1].ID
 		}
-		list = page
+		page = p
 	}
-	out, err := json.Marshal(list)
+	out, err = json.Marshal(page)
 	return out, err == nil, id == ""
 }
 

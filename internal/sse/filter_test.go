@@ -57,6 +57,8 @@ func TestFilter(t *testing.T) {
 		{"cut short", "data: a\n\ndata: DRO", "data: a\n\ndata: DRO"},
 		{"name only", "data: a\n\ndat", "data: a\n\ndat"},
 		{"after a large one", "data: " + big + "\n\ndata: DROP\n\ndata: " + big + big + "\n\n", "data: " + big + "\n\ndata: " + big + big + "\n\n"},
+		// Every chunk of 1000 and of 5000 bytes that ends in CR is followed by one that starts with its LF.
+		{"CRLF cut inside a large one", "data: DROP\r\n\r\nid: " + big[:65000] + big[:4981] + "\r\nid: y\r\n\r\n", "id: " + big[:65000] + big[:4981] + "\r\nid: y\r\n\r\n"},
 		{"large for its other lines", ":" + big + "\nid: " + big + "\ndata: DROP\n\n", ":" + big + "\nid: " + big + "\ndata: DROP\n\n"},
 		{"not an event stream", "{\"error\":\"\r\n\r\n\"}", "{\"error\":\"\r\n\r\n\"}"},
 		{"zeros", "\x00\x00\n\n\x00", "\x00\x00\n\n\x00"},
@@ -174,6 +176,31 @@ func TestFilterReadsOnce(t *testing.T) {
 	}
 	if n, err := none.Read(make([]byte, 8)); n != 0 || err != nil {
 		t.Errorf("a source that gives nothing, small Read: %d, %v", n, err)
+	}
+}
+
+// What a large event took is given back when it has passed.
+func TestFilterMemory(t *testing.T) {
+	t.Parallel()
+	large := append([]byte("data: "), bytes.Repeat([]byte("x"), holdMax-1000)...)
+	large = append(large, "\n\n"...)
+	small := []byte("data: a\n\n")
+	f := NewFilter(&chunked{chunks: append(pieces(large, 10_000), small, small)}, marked)
+	b := make([]byte, 32<<10)
+	most := 0
+	for left := len(large) + 2*len(small); left > 0; {
+		n, err := f.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left -= n
+		most = max(most, len(f.buf))
+	}
+	if most < holdMax-1000 || most > 2*holdMax+readMin {
+		t.Errorf("held up to %d bytes", most)
+	}
+	if len(f.buf) > keepCap {
+		t.Errorf("holds %d bytes after the event", len(f.buf))
 	}
 }
 

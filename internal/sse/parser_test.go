@@ -115,6 +115,7 @@ var grammar = []struct {
 	{"BOM alone on its line", "\xEF\xBB\xBF\ndata: a\n\n", []ev{{"", "a"}}},
 	{"half a BOM", "\xEF\xBBdata: a\n\ndata: b\n\n", []ev{{"", "b"}}},
 	{"BOM later is a name", "data: a\n\n\xEF\xBB\xBFdata: b\n\n", []ev{{"", "a"}}},
+	{"BOM alone on a later line is no blank line", "data: a\n\xEF\xBB\xBF\ndata: b\n\n", []ev{{"", "a\nb"}}},
 	{"runes", "data: žluťoučký 🐎\n\n", []ev{{"", "žluťoučký 🐎"}}},
 	{"not UTF-8, NUL", "data: \xff\x00\xfe\n\n", []ev{{"", "\xff\x00\xfe"}}},
 	{"no blank line at the end", "data: a\n\ndata: [DONE]\n", []ev{{"", "a"}, {"", "[DONE]"}}},
