@@ -258,7 +258,10 @@ func (p *Proxy) limit(w http.ResponseWriter, r *http.Request, x *exchange) *repl
 	if passthroughAsked(r) {
 		x.rec.Mode = ModePassthrough
 	}
-	x.in = http.MaxBytesReader(w, r.Body, p.maxRequest)
+	x.in = http.NoBody
+	if r.Body != nil {
+		x.in = http.MaxBytesReader(w, r.Body, p.maxRequest)
+	}
 	return nil
 }
 

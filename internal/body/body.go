@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -61,11 +62,9 @@ func (r *Reader) buffer(n int64) ([]byte, error) {
 	if class < len(poolSizes) {
 		n = poolSizes[class]
 	}
-	if r.Budget.left.Add(-n) < 0 {
-		r.Budget.left.Add(n)
-		return nil, ErrBusy
+	if err := r.Charge(n); err != nil {
+		return nil, err
 	}
-	r.held += n
 	if class == len(poolSizes) {
 		return make([]byte, 0, n), nil
 	}
@@ -78,15 +77,45 @@ func (r *Reader) buffer(n int64) ([]byte, error) {
 	return (*b)[:0], nil
 }
 
+// Charge counts n more bytes against the budget, until Release.
+func (r *Reader) Charge(n int64) error {
+	if r.Budget.left.Add(-n) < 0 {
+		r.Budget.left.Add(n)
+		return ErrBusy
+	}
+	r.held += n
+	return nil
+}
+
+// grow moves buf, which is the newest buffer, into a larger one of at least n
+// bytes and gives the old one back.
+func (r *Reader) grow(buf []byte, n int64) ([]byte, error) {
+	old, size := len(r.pooled)-1, int64(cap(buf))
+	grown, err := r.buffer(n)
+	if err != nil {
+		return nil, err
+	}
+	grown = append(grown, buf...)
+	if size <= maxPooled {
+		recycle(r.pooled[old])
+		r.pooled = slices.Delete(r.pooled, old, old+1)
+	}
+	r.Budget.left.Add(size)
+	r.held -= size
+	return grown, nil
+}
+
+func recycle(b *[]byte) {
+	if class := slices.Index(poolSizes[:], int64(len(*b))); class >= 0 {
+		pools[class].Put(b)
+	}
+}
+
 // Release gives back what the bodies read so far hold. Nobody may use them any
 // more: a [Source] over one must be closed before.
 func (r *Reader) Release() {
 	for _, b := range r.pooled {
-		for class, size := range poolSizes {
-			if int64(len(*b)) == size {
-				pools[class].Put(b)
-			}
-		}
+		recycle(b)
 	}
 	r.pooled = nil
 	r.Budget.left.Add(r.held)
@@ -118,11 +147,9 @@ func (r *Reader) Read(src io.Reader, size int64) ([]byte, error) {
 			if size >= 0 {
 				next = min(next, size)
 			}
-			grown, err := r.buffer(next)
-			if err != nil {
+			if buf, err = r.grow(buf, next); err != nil {
 				return nil, err
 			}
-			buf = append(grown, buf...)
 		}
 		room := buf[len(buf):cap(buf)]
 		if size >= 0 {

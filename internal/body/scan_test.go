@@ -80,11 +80,11 @@ func TestScanVerdict(t *testing.T) {
 // every place of a word, behind bytes that look like it but for the high bit.
 func TestScanStringPositions(t *testing.T) {
 	t.Parallel()
-	for _, fill := range []string{"a", "\xa2", "\xdc", "\x80", "\x9f", "\xff", "!", "#", "[", "]", " "} {
-		for n := range 20 {
+	for _, fill := range []string{"a", "\xa2", "\xdc", "\x80", "!", "]"} {
+		for n := range 9 {
 			head := `{"x":"` + strings.Repeat(fill, n)
 			for c := range 256 {
-				for _, tail := range []string{`"}`, strings.Repeat(fill, 9) + `"}`, `\n"}`, ``} {
+				for _, tail := range []string{`"}`, strings.Repeat(fill, 9) + `"}`} {
 					checkScan(t, []byte(head+string([]byte{byte(c)})+tail))
 				}
 			}
