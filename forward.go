@@ -16,6 +16,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/loadchange/apexproxy/internal/body"
 	"github.com/loadchange/apexproxy/internal/convert"
 	"github.com/loadchange/apexproxy/internal/header"
 	"github.com/loadchange/apexproxy/internal/sse"
@@ -63,11 +64,12 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.Body, out.GetBody, out.ContentLength = nil, nil, 0
 	if x.out != nil {
-		h.Set("Content-Type", "application/json")
+		if !strings.Contains(h.Get("Content-Type"), "json") {
+			h.Set("Content-Type", "application/json")
+		}
 		if x.encoding == "" {
 			h.Del("Content-Encoding")
 		}
-		h.Set("Content-Length", strconv.Itoa(len(x.out)))
 		out.ContentLength = int64(len(x.out))
 		x.source.Reset(x.out)
 		// With GetBody an HTTP/2 request that the upstream refused before it
@@ -105,7 +107,7 @@ func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return res, nil
 	}
-	p.cors.Apply(res.Header, x.request.Header.Get("Origin"))
+	p.cors.Replace(res.Header, x.request.Header.Get("Origin"))
 	x.content.responseHead(res.Header)
 	x.tap = newTap(x, res, len(p.sinks) > 0)
 	res.Body = x.tap
@@ -130,6 +132,12 @@ const (
 	maxError    = 64 << 10
 	maxDocument = 32 << 20
 )
+
+// document returns a reader for such an answer. Its memory counts like that of
+// a request: in passthrough it is the client that picked the upstream.
+func (p *Proxy) document() *body.Reader {
+	return &body.Reader{Limit: maxDocument, Budget: p.budget}
+}
 
 // replace puts an answer of ours in the place of the upstream's.
 func (x *exchange) replace(res *http.Response, status int, body []byte) *http.Response {
@@ -171,7 +179,9 @@ func (p *Proxy) translate(x *exchange, res *http.Response) (*http.Response, erro
 
 // listModels turns the gateway's list of models into what this proxy routes.
 func (p *Proxy) listModels(x *exchange, res *http.Response) *http.Response {
-	b, err := io.ReadAll(io.LimitReader(x.tap, maxDocument))
+	doc := p.document()
+	defer doc.Release()
+	b, err := doc.Read(x.tap, -1)
 	id := ""
 	if path := strings.TrimRight(x.request.URL.EscapedPath(), "/"); !strings.HasSuffix(path, "/models") {
 		_, last := cutLast(path)
@@ -211,8 +221,10 @@ func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *http.Response {
 		return fail(e)
 	}
 	if !x.conv.Stream() {
-		b, err := io.ReadAll(io.LimitReader(x.tap, maxDocument+1))
-		if err != nil || len(b) > maxDocument {
+		doc := p.document()
+		defer doc.Release()
+		b, err := doc.Read(x.tap, -1)
+		if err != nil {
 			return fail(&convert.Error{Status: 502, Type: "api_error", Message: "the upstream's answer broke off or is too large to be converted"})
 		}
 		message, e := x.conv.Message(b)

@@ -39,9 +39,9 @@ import (
 //     Their text must hold no secret.
 //   - Panics: recovered, counted, logged. In our goroutine one would otherwise
 //     end the host's process.
-//   - Ownership: the batch and all it points to belong to the Reporter after the
-//     call, except that records are shared between reporters: treat what they
-//     point to (Usage, Content, Identity.Metadata, Dropped) as read-only.
+//   - Ownership: the batch slice is reused after the call: copy the records you
+//     keep. What they point to (Usage, Content, Identity.Metadata, Dropped) is
+//     shared with other reporters and may be kept, but not changed.
 type Reporter interface {
 	Report(ctx context.Context, batch []Record) error
 }

@@ -76,7 +76,7 @@ func (s *store) send(ctx context.Context, logstore, action, key string, batch []
 	var (
 		total, lost int
 		firstErr    error
-		calls       []byte // the body of the next call, less its end
+		buf         []byte // the body of the next call, less its end
 		n           int    // entries in it
 	)
 	fail := func(records int, err error) {
@@ -89,11 +89,11 @@ func (s *store) send(ctx context.Context, logstore, action, key string, batch []
 		if n == 0 {
 			return
 		}
-		if err := s.post(ctx, s.path(logstore, action), append(calls, "]}"...), n); err != nil {
+		if err := s.post(ctx, s.path(logstore, action), append(buf, "]}"...), n); err != nil {
 			fail(n, err)
 		}
 		// A transport may read a body after its RoundTrip returned: never reuse it.
-		calls, n = nil, 0
+		buf, n = nil, 0
 	}
 	for i := range batch {
 		if !reported(&batch[i]) {
@@ -105,20 +105,20 @@ func (s *store) send(ctx context.Context, logstore, action, key string, batch []
 			continue
 		}
 		e := encode(entry(&batch[i]))
-		if n == maxEntries || len(calls)+len(e)+len(",]}") > maxCallBytes {
+		if n == maxEntries || len(buf)+len(e)+len(",]}") > maxCallBytes {
 			flush()
 		}
 		if n == 0 {
-			calls = append(calls, `{"`+key+`":[`...)
+			buf = append(buf, `{"`+key+`":[`...)
 		} else {
-			calls = append(calls, ',')
+			buf = append(buf, ',')
 		}
-		calls = append(calls, e...)
+		buf = append(buf, e...)
 		n++
 	}
 	flush()
 	if firstErr != nil {
-		return fmt.Errorf("aepipe: logstore %s: %d of %d records not stored: %w", logstore, lost, total, firstErr)
+		return fmt.Errorf("aepipe: logstore %s: %d of %d records lost or incomplete: %w", logstore, lost, total, firstErr)
 	}
 	return nil
 }

@@ -14,8 +14,11 @@ type example struct {
 	url     string   // where the request must arrive; empty: nowhere
 	arrives []string // headers that must arrive there; one without a value must not
 	model   string   // in the body that arrives, which is the client's own in every other byte
-	status  int
-	text    string // of the answer
+	// converted holds "path: value" of the body that arrives where it is not
+	// the client's own but one in another protocol.
+	converted []string
+	status    int
+	text      string // of the answer
 }
 
 const (
@@ -67,6 +70,20 @@ func examples(gateway *apexproxytest.Gateway, upstream *apexproxytest.Upstream) 
 			model:   "claude-opus-4.7",
 			status:  200,
 			text:    apexproxytest.Answer,
+		},
+		{
+			title:   "Gateway, an Anthropic client on an OpenAI model: converted both ways",
+			path:    "/v1/messages",
+			header:  []string{"x-api-key: " + gatewayToken, "anthropic-version: 2023-06-01"},
+			body:    `{"model":"gpt-5.5#openai","max_tokens":1000,"messages":[{"role":"user","content":"hi"}]}`,
+			url:     gateway.BaseURL() + "/openai/chat/completions",
+			arrives: append([]string{"anthropic-version:"}, gatewayHeaders...),
+			model:   "gpt-5.5",
+			converted: []string{
+				"model: gpt-5.5", "max_completion_tokens: 1000", "max_tokens:", "messages.0.role: user", "messages.0.content: hi",
+			},
+			status: 200,
+			text:   apexproxytest.Answer,
 		},
 		{
 			title: "Passthrough, OpenAI style",

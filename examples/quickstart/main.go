@@ -1,8 +1,9 @@
 // Quickstart shows what the proxy does without an account, a network or any
 // configuration: it starts a fake Cloudflare AI Gateway and a fake provider in
 // this process, puts the proxy before them, and sends it one request of every
-// kind. For each it prints what the client sent, what arrived and what came
-// back. It checks all of that and exits with 1 on any surprise.
+// kind. For each it prints what the client sent, what arrived, what came back
+// and what a reporter got. It checks all of that and exits with 1 on any
+// surprise.
 package main
 
 import (
@@ -75,6 +76,7 @@ type stage struct {
 	server   *http.Server
 	proxyURL string
 	client   *http.Client
+	records  chan apexproxy.Record
 }
 
 func newStage(out io.Writer) (*stage, error) {
@@ -82,6 +84,7 @@ func newStage(out io.Writer) (*stage, error) {
 		gateway:  apexproxytest.NewGateway(apexproxytest.GatewayConfig{Token: gatewayToken}),
 		upstream: apexproxytest.NewTLSUpstream(),
 		client:   &http.Client{Transport: &http.Transport{DisableCompression: true}},
+		records:  make(chan apexproxy.Record, 16),
 	}
 	transport := apexproxy.NewTransport()
 	transport.TLSClientConfig = &tls.Config{RootCAs: s.upstream.RootCAs()}
@@ -91,6 +94,7 @@ func newStage(out io.Writer) (*stage, error) {
 		apexproxy.WithGateway(apexproxy.Gateway{BaseURL: s.gateway.BaseURL(), Token: gatewayToken}),
 		apexproxy.WithPassthrough(apexproxy.Passthrough{Hosts: []string{s.upstream.Host}}),
 		apexproxy.WithTransport(transport),
+		apexproxy.WithReporter(apexproxy.ReporterFunc(s.report)),
 	)
 	if err != nil {
 		return nil, err
@@ -107,6 +111,19 @@ func newStage(out io.Writer) (*stage, error) {
 		}
 	}()
 	return s, nil
+}
+
+// report is the whole of a reporter. The proxy calls it after an exchange has
+// ended, in a goroutine where it delays nobody.
+func (s *stage) report(ctx context.Context, batch []apexproxy.Record) error {
+	for _, rec := range batch {
+		select {
+		case s.records <- rec:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 func (s *stage) close() {
@@ -134,6 +151,7 @@ type answer struct {
 	head    http.Header
 	body    string
 	steps   int // events that were here before the next one was let go
+	record  apexproxy.Record
 }
 
 // send sends e through the proxy and collects what came of it.
@@ -189,7 +207,12 @@ func (s *stage) send(ctx context.Context, e example) (answer, error) {
 	for _, r := range s.upstream.Requests() {
 		a.arrived = append(a.arrived, arrival{"upstream", "https://" + r.Host + r.RequestURI, r.Header, string(r.Body)})
 	}
-	return a, nil
+	select {
+	case a.record = <-s.records:
+		return a, nil
+	case <-ctx.Done():
+		return a, errors.New("no record came")
+	}
 }
 
 // readEvent reads up to the empty line that ends an event.
@@ -212,6 +235,9 @@ func check(e example, a answer) (surprises []string) {
 		}
 	}
 	expect("status", a.status, e.status)
+	expect("status in the record", a.record.StatusCode, e.status)
+	expect("model in the record", a.record.RequestModel, e.model)
+	expect("conversion in the record", a.record.Converted, e.converted != nil)
 	expect("text of the answer", textOf(a.body), e.text)
 	if e.events != nil {
 		expect("events one by one", a.steps, len(e.events))
@@ -219,9 +245,20 @@ func check(e example, a answer) (surprises []string) {
 	}
 	if e.url == "" {
 		expect("requests that went on", len(a.arrived), 0)
+		expect("outcome in the record", a.record.Outcome, apexproxy.OutcomeRejected)
 		return surprises
 	}
 	expect("requests that went on", len(a.arrived), 1)
+	expect("outcome in the record", a.record.Outcome, apexproxy.OutcomeCompleted)
+	if u := a.record.Usage; u == nil {
+		expect("usage in the record", "none", "some")
+	} else {
+		expect("usage in the record", *u, apexproxy.Usage{
+			InputTokens:     apexproxytest.InputTokens,
+			CacheReadTokens: apexproxytest.CachedTokens,
+			OutputTokens:    apexproxytest.OutputTokens,
+		})
+	}
 	for _, got := range a.arrived {
 		expect("URL", got.url, e.url)
 		for _, h := range e.arrives {
@@ -233,8 +270,14 @@ func check(e example, a answer) (surprises []string) {
 				expect(name, "sent on", "removed")
 			}
 		}
-		client := strconv.Quote(gjson.Get(e.body, "model").String())
-		expect("body", got.body, strings.Replace(e.body, client, strconv.Quote(e.model), 1))
+		for _, member := range e.converted {
+			path, value := splitHeader(member)
+			expect(path, gjson.Get(got.body, path).String(), value)
+		}
+		if e.converted == nil {
+			client := strconv.Quote(gjson.Get(e.body, "model").String())
+			expect("body", got.body, strings.Replace(e.body, client, strconv.Quote(e.model), 1))
+		}
 	}
 	return surprises
 }
@@ -243,8 +286,10 @@ func check(e example, a answer) (surprises []string) {
 func show(out io.Writer, e example, a answer) {
 	label := "client sent"
 	line := func(format string, args ...any) {
-		fmt.Fprintf(out, "  %-13s %s\n", label, shorten(fmt.Sprintf(format, args...)))
-		label = ""
+		for _, part := range wrap(fmt.Sprintf(format, args...)) {
+			fmt.Fprintf(out, "  %-13s %s\n", label, part)
+			label = ""
+		}
 	}
 	line("POST %s", e.path)
 	for _, h := range e.header {
@@ -278,16 +323,37 @@ func show(out io.Writer, e example, a answer) {
 	if a.steps > 0 {
 		line("%d events, each of them here before the next one had left", a.steps)
 	}
+	if e.converted != nil {
+		line("%s", a.body)
+	}
 	line("%q", textOf(a.body))
+
+	label = "recorded"
+	rec := a.record
+	end := string(rec.Outcome)
+	if rec.ErrorType != "" {
+		end += " (" + rec.ErrorType + ")"
+	}
+	if u := rec.Usage; u != nil {
+		end += fmt.Sprintf(", %d tokens in (%d of them cached), %d out", u.InputTokens, u.CacheReadTokens, u.OutputTokens)
+	}
+	line("%s %s, %d %s", rec.Mode, rec.Operation, rec.StatusCode, end)
+	if rec.Provider != "" {
+		line("provider %s, model %s, sent as %s", rec.Provider, rec.ClientModel, rec.RequestModel)
+	}
 }
 
-// shorten keeps every line below 100 columns.
-func shorten(s string) string {
+// wrap breaks s at commas, so that every line is shorter than 100 columns.
+func wrap(s string) (lines []string) {
 	const width = 83
-	if r := []rune(s); len(r) > width {
-		return string(r[:width-1]) + "…"
+	for len(s) > width {
+		i := strings.LastIndexByte(s[:width], ',') + 1
+		if i == 0 {
+			i = width
+		}
+		lines, s = append(lines, s[:i]), s[i:]
 	}
-	return s
+	return append(lines, s)
 }
 
 // textOf returns what an answer says: of a completion or a message, whole or
@@ -303,7 +369,7 @@ func textOf(body string) string {
 	return text.String()
 }
 
-// splitHeader splits "Name: value", as curl's -H takes it.
+// splitHeader splits "name: value", as curl's -H takes it.
 func splitHeader(h string) (name, value string) {
 	name, value, _ = strings.Cut(h, ":")
 	return name, strings.TrimSpace(value)

@@ -57,13 +57,14 @@ func configure(getenv func(string) string) (*settings, error) {
 	opts := []apexproxy.Option{apexproxy.WithLogger(s.logger)}
 
 	opts = append(opts, e.gateway()...)
+	pass := apexproxy.Passthrough{Hosts: e.list("PASSTHROUGH_HOSTS")}
+	if tokens := e.list("PASSTHROUGH_TOKENS"); len(tokens) > 0 {
+		pass.Auth = apexproxy.Tokens(tokens...)
+	}
+	withPass := e.try("PASSTHROUGH_HOSTS", apexproxy.WithPassthrough(pass))
 	if e.on("PASSTHROUGH", true) {
-		pass := apexproxy.Passthrough{Hosts: e.list("PASSTHROUGH_HOSTS")}
-		if tokens := e.list("PASSTHROUGH_TOKENS"); len(tokens) > 0 {
-			pass.Auth = apexproxy.Tokens(tokens...)
-		}
 		s.open = len(pass.Hosts) == 0 && pass.Auth == nil
-		opts = append(opts, e.try("PASSTHROUGH_HOSTS", apexproxy.WithPassthrough(pass)))
+		opts = append(opts, withPass)
 	} else if len(opts) == 1 {
 		e.fail("PASSTHROUGH", errors.New("is off and there is no gateway: set GATEWAY_TOKEN, ACCOUNT_ID and GATEWAY_ID, or turn it on"))
 	}
@@ -85,10 +86,13 @@ func configure(getenv func(string) string) (*settings, error) {
 	opts = append(opts, e.try("CORS_ORIGINS", apexproxy.WithCORS(origins...)))
 
 	if base, token := getenv("AEPIPE_BASE_URL"), getenv("AEPIPE_TOKEN"); base != "" && token != "" {
-		reporter, err := aepipe.New(aepipe.Config{BaseURL: base, Token: token})
-		if err != nil {
-			e.fail("AEPIPE_BASE_URL, AEPIPE_TOKEN", err)
+		if _, err := aepipe.New(aepipe.Config{BaseURL: base, Token: "t"}); err != nil {
+			e.fail("AEPIPE_BASE_URL", err)
 		}
+		if _, err := aepipe.New(aepipe.Config{BaseURL: "https://aepipe.example", Token: token}); err != nil {
+			e.fail("AEPIPE_TOKEN", err)
+		}
+		reporter, _ := aepipe.New(aepipe.Config{BaseURL: base, Token: token})
 		opts = append(opts, apexproxy.WithReporter(reporter, apexproxy.CaptureContent(512<<10), apexproxy.BatchSize(250), apexproxy.ReportTimeout(30*time.Second)))
 	}
 
@@ -108,23 +112,6 @@ func (e *env) gateway() []apexproxy.Option {
 		PreferCompat: e.on("PREFER_COMPAT", false),
 		BYOKOnly:     e.on("BYOK_ONLY", false),
 	}
-	tokens := e.list("CLIENT_TOKENS")
-	if g.AccountID+g.GatewayID+g.Token+g.BaseURL == "" {
-		if len(tokens) > 0 {
-			e.fail("CLIENT_TOKENS", errors.New("is set, but there is no gateway: set GATEWAY_TOKEN, ACCOUNT_ID and GATEWAY_ID"))
-		}
-		return nil
-	}
-	missing := func(name, value string) {
-		if value == "" {
-			e.fail(name, errors.New("is needed for gateway mode"))
-		}
-	}
-	missing("GATEWAY_TOKEN", g.Token)
-	if g.BaseURL == "" {
-		missing("ACCOUNT_ID", g.AccountID)
-		missing("GATEWAY_ID", g.GatewayID)
-	}
 	// One field at a time beside good ones, so that a mistake has a name.
 	valid := apexproxy.Gateway{AccountID: "a", GatewayID: "g", Token: "t"}
 	for _, field := range []struct {
@@ -143,6 +130,23 @@ func (e *env) gateway() []apexproxy.Option {
 			field.set(&probe)
 			e.try(field.name, apexproxy.WithGateway(probe))
 		}
+	}
+	tokens := e.list("CLIENT_TOKENS")
+	if g.AccountID+g.GatewayID+g.Token+g.BaseURL == "" {
+		if len(tokens) > 0 {
+			e.fail("CLIENT_TOKENS", errors.New("is set, but there is no gateway: set GATEWAY_TOKEN, ACCOUNT_ID and GATEWAY_ID"))
+		}
+		return nil
+	}
+	missing := func(name, value string) {
+		if value == "" {
+			e.fail(name, errors.New("is needed for gateway mode"))
+		}
+	}
+	missing("GATEWAY_TOKEN", g.Token)
+	if g.BaseURL == "" {
+		missing("ACCOUNT_ID", g.AccountID)
+		missing("GATEWAY_ID", g.GatewayID)
 	}
 	opts := []apexproxy.Option{apexproxy.WithGateway(g)}
 	if len(tokens) > 0 {

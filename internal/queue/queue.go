@@ -38,6 +38,8 @@ type Queue[T any] struct {
 	wake   chan struct{}
 	done   chan struct{}
 
+	batch []T // of the call under way; the worker's own
+
 	mu     sync.Mutex
 	items  []item[T]
 	held   int // items waiting or being handled
@@ -51,8 +53,8 @@ type item[T any] struct {
 	size  int64
 }
 
-// New starts a queue and its worker. handle is called with batches that belong
-// to it, never concurrently with itself; failed, when not nil, with each error
+// New starts a queue and its worker. handle is called with batches, never
+// concurrently with itself, and must not keep their slice; failed, when not nil, with each error
 // or panic of handle, from the same goroutine. The worker ends after
 // [Queue.Close].
 func New[T any](cfg Config, handle func(context.Context, []T) error, failed func(error)) *Queue[T] {
@@ -130,34 +132,35 @@ func (q *Queue[T]) work() {
 	for open := true; open; {
 		_, open = <-q.wake
 		for {
-			batch, size := q.take()
-			if len(batch) == 0 {
+			size := q.take()
+			if len(q.batch) == 0 {
 				break
 			}
-			err := q.call(batch)
-			q.settle(len(batch), size, err)
+			err := q.call()
+			q.settle(size, err)
 		}
 	}
 }
 
-// take removes the next batch. Its items count as held until settle.
-func (q *Queue[T]) take() (batch []T, size int64) {
+// take moves the next items into the batch and returns their size. They count as
+// held until settle.
+func (q *Queue[T]) take() (size int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := min(len(q.items), q.cfg.Batch)
-	batch = make([]T, n)
-	for i, it := range q.items[:n] {
-		batch[i] = it.value
+	for _, it := range q.items[:n] {
+		q.batch = append(q.batch, it.value)
 		size += it.size
 	}
 	rest := copy(q.items, q.items[n:])
 	clear(q.items[rest:])
 	q.items = q.items[:rest]
-	return batch, size
+	return size
 }
 
-func (q *Queue[T]) settle(n int, size int64, err error) {
+func (q *Queue[T]) settle(size int64, err error) {
 	q.mu.Lock()
+	n := len(q.batch)
 	q.held -= n
 	q.bytes -= size
 	if err == nil {
@@ -167,6 +170,8 @@ func (q *Queue[T]) settle(n int, size int64, err error) {
 		q.stats.Errors++
 	}
 	q.mu.Unlock()
+	clear(q.batch)
+	q.batch = q.batch[:0]
 	if err != nil && q.failed != nil {
 		q.failed(err)
 	}
@@ -174,7 +179,7 @@ func (q *Queue[T]) settle(n int, size int64, err error) {
 
 // call runs the handler. A panic is an error here: in our goroutine it would
 // end a process that is not ours.
-func (q *Queue[T]) call(batch []T) (err error) {
+func (q *Queue[T]) call() (err error) {
 	ctx, cancel := context.WithTimeout(q.ctx, q.cfg.Timeout)
 	defer cancel()
 	defer func() {
@@ -182,5 +187,5 @@ func (q *Queue[T]) call(batch []T) (err error) {
 			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 		}
 	}()
-	return q.handle(ctx, batch)
+	return q.handle(ctx, q.batch)
 }
