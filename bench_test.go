@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -44,16 +46,6 @@ func BenchmarkProxy(b *testing.B) {
 	}))
 	defer upstream.Close()
 
-	plain := func() http.Handler {
-		target, _ := url.Parse(upstream.URL)
-		pool := &sync.Pool{New: func() any { return new([32 << 10]byte) }}
-		return &httputil.ReverseProxy{
-			Rewrite:       func(pr *httputil.ProxyRequest) { pr.SetURL(target) },
-			Transport:     apexproxy.NewTransport(),
-			FlushInterval: -1,
-			BufferPool:    benchPool{pool},
-		}
-	}
 	proxy := func(opts ...apexproxy.Option) func() http.Handler {
 		return func() http.Handler {
 			p, err := apexproxy.New(append(opts, apexproxy.WithGateway(apexproxy.Gateway{BaseURL: upstream.URL + "/v1/a/g", Token: "bench"}))...)
@@ -67,22 +59,19 @@ func BenchmarkProxy(b *testing.B) {
 		name string
 		make func() http.Handler
 	}{
-		{"ReverseProxy", plain},
+		{"ReverseProxy", func() http.Handler { return plainProxy(upstream.URL) }},
 		{"bare", proxy()},
 		{"mapping", proxy(apexproxy.WithMapping("gpt#gpt-5.5"))},
 		{"mapping+reporter", proxy(apexproxy.WithMapping("gpt#gpt-5.5"), apexproxy.WithReporter(discard))},
 		{"mapping+hanging", proxy(apexproxy.WithMapping("gpt#gpt-5.5"), apexproxy.WithReporter(hang, apexproxy.ReportTimeout(time.Hour)))},
 	}
-	body := func(size int) []byte {
-		return []byte(`{"model":"gpt#openai","messages":[{"role":"user","content":"` + strings.Repeat("prompt ", size/7) + `"}]}`)
-	}
 	for _, work := range []struct {
 		name, kind string
 		body       []byte
 	}{
-		{"2KB", "json", body(2 << 10)},
-		{"200KB", "json", body(200 << 10)},
-		{"stream100", "stream", body(2 << 10)},
+		{"2KB", "json", benchBody(2 << 10)},
+		{"200KB", "json", benchBody(200 << 10)},
+		{"stream100", "stream", benchBody(2 << 10)},
 	} {
 		for _, h := range handlers {
 			b.Run(work.name+"/"+h.name, func(b *testing.B) {
@@ -119,6 +108,84 @@ var hang = apexproxy.ReporterFunc(func(ctx context.Context, _ []apexproxy.Record
 	<-ctx.Done()
 	return ctx.Err()
 })
+
+// BenchmarkIdleStreams holds open streams and reports what one costs in this
+// process, with the client and the upstream, which are the same for both.
+//
+//	go test -run '^$' -bench BenchmarkIdleStreams -benchtime 1x -count 7 .
+func BenchmarkIdleStreams(b *testing.B) {
+	const streams = 500
+	for _, name := range []string{"ReverseProxy", "mapping+reporter"} {
+		b.Run(name, func(b *testing.B) {
+			leave := make(chan struct{})
+			upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				w.Header().Set("Content-Type", "text/event-stream")
+				_, _ = io.WriteString(w, "data: {}\n\n")
+				w.(http.Flusher).Flush()
+				<-leave
+			}))
+			defer upstream.Close()
+			defer close(leave)
+			var h http.Handler
+			if name == "ReverseProxy" {
+				h = plainProxy(upstream.URL)
+			} else {
+				p, err := apexproxy.New(apexproxy.WithMapping("gpt#gpt-5.5"), apexproxy.WithReporter(discard),
+					apexproxy.WithGateway(apexproxy.Gateway{BaseURL: upstream.URL + "/v1/a/g", Token: "bench"}))
+				if err != nil {
+					b.Fatal(err)
+				}
+				h = p
+			}
+			server := httptest.NewServer(h)
+			defer server.Close()
+			defer server.CloseClientConnections()
+			client := &http.Client{Transport: apexproxy.NewTransport()}
+			open := func() {
+				req, _ := http.NewRequest(http.MethodPost, server.URL+"/v1/chat/completions", bytes.NewReader(benchBody(2<<10)))
+				req.Header.Set("Authorization", "Bearer bench")
+				res, err := client.Do(req)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(res.Body, make([]byte, 10)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			open()
+			used := func() uint64 {
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				return m.HeapAlloc + m.StackInuse
+			}
+			for b.Loop() {
+				before := used()
+				for range streams {
+					open()
+				}
+				b.ReportMetric(float64(used()-before)/streams, "B/stream")
+			}
+		})
+	}
+}
+
+func plainProxy(upstream string) http.Handler {
+	target, _ := url.Parse(upstream)
+	pool := &sync.Pool{New: func() any { return new([32 << 10]byte) }}
+	return &httputil.ReverseProxy{
+		Rewrite:       func(pr *httputil.ProxyRequest) { pr.SetURL(target) },
+		Transport:     apexproxy.NewTransport(),
+		FlushInterval: -1,
+		BufferPool:    benchPool{pool},
+		ErrorLog:      log.New(io.Discard, "", 0),
+	}
+}
+
+func benchBody(size int) []byte {
+	return []byte(`{"model":"gpt#openai","messages":[{"role":"user","content":"` + strings.Repeat("prompt ", size/7) + `"}]}`)
+}
 
 type benchPool struct{ *sync.Pool }
 

@@ -157,7 +157,7 @@ type Usage struct {
 // and query are replaced by [REDACTED]; bodies are as they were and may hold
 // prompts and whatever users typed.
 type Content struct {
-	URL               string // path and redacted query
+	URL               string // as the client asked this server, below a stripped prefix; query redacted
 	RequestHeader     http.Header
 	RequestBody       []byte // as the client sent it, before mapping
 	RequestTruncated  bool
@@ -363,7 +363,11 @@ func (c *capture) response(b []byte) {
 
 func (c *capture) finish(r *http.Request) {
 	if c != nil {
-		c.c.URL = r.URL.EscapedPath()
+		scheme := "http://"
+		if r.TLS != nil {
+			scheme = "https://"
+		}
+		c.c.URL = scheme + r.Host + r.URL.EscapedPath()
 		if q := header.RedactQuery(r.URL.RawQuery); q != "" {
 			c.c.URL += "?" + q
 		}

@@ -553,7 +553,7 @@ func TestNoSecretInRecords(t *testing.T) {
 		}
 	}
 	content := records[0].Content
-	want := map[string]string{"URL": "/v1/chat/completions?key=[REDACTED]&api_key=[REDACTED]&TOKEN=[REDACTED]&access_token=[REDACTED]&beta=true"}
+	want := map[string]string{"URL": "http://" + hostOf(t, url) + "/v1/chat/completions?key=[REDACTED]&api_key=[REDACTED]&TOKEN=[REDACTED]&access_token=[REDACTED]&beta=true"}
 	got := map[string]string{"URL": content.URL}
 	for _, n := range names {
 		want[n], got[n] = "[REDACTED]", content.RequestHeader.Get(n)
