@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -34,11 +35,20 @@ func (c *collector) Report(_ context.Context, batch []apexproxy.Record) error {
 	return nil
 }
 
+// settle waits until p has ended all exchanges: an answer is at the client a
+// moment before that.
+func settle(p *apexproxy.Proxy) {
+	for p.Stats().InFlight > 0 {
+		runtime.Gosched()
+	}
+}
+
 // after shuts p down, so that everything is reported, and returns the records.
 func (c *collector) after(tb testing.TB, p *apexproxy.Proxy) []apexproxy.Record {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	settle(p)
 	if err := p.Shutdown(ctx); err != nil {
 		tb.Fatal(err)
 	}
@@ -620,6 +630,7 @@ func TestReporters_isolation(t *testing.T) {
 			t.Fatal(got)
 		}
 	}
+	settle(p)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := p.Shutdown(ctx); err == nil {
