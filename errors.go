@@ -134,6 +134,11 @@ func (p *Proxy) write(x *exchange, rp *reply) {
 	x.rec.StatusCode = rp.status
 	x.rec.Outcome = rp.outcome
 	x.extendWrite()
+	if x.sent == nil {
+		// The server would else wait for a body that nobody reads before it
+		// lets the answer out.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
 	h := w.Header()
 	for name, values := range rp.header {
 		h[name] = values
@@ -175,7 +180,6 @@ func unreachable(err error) *reply {
 		op      *net.OpError
 		cert    *tls.CertificateVerificationError
 		record  tls.RecordHeaderError
-		alert   tls.AlertError
 		timeout net.Error
 	)
 	bad := func(status int, outcome Outcome, fault, message string) *reply {
@@ -193,7 +197,7 @@ func unreachable(err error) *reply {
 		return bad(502, OutcomeUpstreamError, "tls_certificate_error", "the upstream's certificate could not be verified")
 	case errors.As(err, &record):
 		return bad(502, OutcomeUpstreamError, "tls_protocol_error", "the upstream does not speak TLS on this port")
-	case errors.As(err, &alert):
+	case errors.As(err, &op) && op.Op == "remote error": // how crypto/tls reports an alert
 		return bad(502, OutcomeUpstreamError, "tls_alert_received", "the upstream refused the TLS handshake")
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		if errors.As(err, &op) && op.Op == "dial" {

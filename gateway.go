@@ -202,8 +202,9 @@ func (row Provider) validate() error {
 		return fmt.Errorf("provider: Name %q may hold letters, digits, dot, - and _, and end in *", row.Name)
 	}
 	for _, path := range []string{row.Chat, row.Messages, row.Responses, row.Embeddings} {
-		u, err := url.Parse(placeholder.ReplaceAllString(path, "x"))
-		if path != "" && (err != nil || path[0] != '/' || u.Host != "" || u.Fragment != "" || strings.ContainsAny(u.String(), "{}") || hasDotSegment(u.Path)) {
+		filled := placeholder.ReplaceAllString(path, "x")
+		u, err := url.Parse(filled)
+		if path != "" && (err != nil || path[0] != '/' || u.Host != "" || u.Fragment != "" || strings.ContainsAny(filled, "{}") || hasDotSegment(u.Path)) {
 			return fmt.Errorf("provider %s: path %q must start with / and may use {model}, {provider}, {resource}, {api-version}", row.Name, path)
 		}
 	}

@@ -97,8 +97,9 @@ func WithMaxRequestBytes(n int64) Option {
 
 // WithMaxBufferedBytes bounds the request bodies that the Proxy holds at one
 // time; past it requests are answered with 503 and Retry-After. The default is
-// 512 MiB, or the bound of one body when that is more. n must not be less than
-// the bound of one body.
+// 512 MiB, or the bound of one body when that is more. A request that is
+// inflated or converted counts with both forms. n must not be less than the
+// bound of one body.
 func WithMaxBufferedBytes(n int64) Option {
 	return optionFunc(func(c *config) { c.maxBuffered = n })
 }

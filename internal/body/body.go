@@ -53,11 +53,15 @@ var (
 // cannot reserve with a header what it never sends.
 const maxPooled = 1 << 20
 
-// buffer returns an empty buffer of at least n bytes, charged to the budget.
+// buffer returns an empty buffer of at least n bytes and at most the limit,
+// charged to the budget.
 func (r *Reader) buffer(n int64) ([]byte, error) {
 	class := 0
 	for class < len(poolSizes) && poolSizes[class] < n {
 		class++
+	}
+	if class < len(poolSizes) && poolSizes[class] > r.Limit {
+		class = len(poolSizes)
 	}
 	if class < len(poolSizes) {
 		n = poolSizes[class]
@@ -90,18 +94,19 @@ func (r *Reader) Charge(n int64) error {
 // grow moves buf, which is the newest buffer, into a larger one of at least n
 // bytes and gives the old one back.
 func (r *Reader) grow(buf []byte, n int64) ([]byte, error) {
-	old, size := len(r.pooled)-1, int64(cap(buf))
+	old := len(r.pooled) - 1
+	pooled := old >= 0 && cap(buf) == cap(*r.pooled[old])
+	r.Budget.left.Add(int64(cap(buf)))
+	r.held -= int64(cap(buf))
 	grown, err := r.buffer(n)
 	if err != nil {
 		return nil, err
 	}
 	grown = append(grown, buf...)
-	if size <= maxPooled {
+	if pooled {
 		recycle(r.pooled[old])
 		r.pooled = slices.Delete(r.pooled, old, old+1)
 	}
-	r.Budget.left.Add(size)
-	r.held -= size
 	return grown, nil
 }
 
@@ -130,7 +135,7 @@ func (r *Reader) Read(src io.Reader, size int64) ([]byte, error) {
 	}
 	first := min(size, maxPooled)
 	if size < 0 {
-		first = poolSizes[0]
+		first = min(poolSizes[0], r.Limit)
 	}
 	buf, err := r.buffer(first)
 	if err != nil {
@@ -140,10 +145,14 @@ func (r *Reader) Read(src io.Reader, size int64) ([]byte, error) {
 		if int64(len(buf)) == size {
 			return buf, nil
 		}
+		if int64(len(buf)) == r.Limit {
+			if err := ended(src); err != nil {
+				return nil, err
+			}
+			return buf, nil
+		}
 		if len(buf) == cap(buf) {
-			// Not past a declared size, and past the limit by no more than the
-			// byte that shows it.
-			next := min(4*int64(cap(buf)), r.Limit+1)
+			next := min(4*int64(cap(buf)), r.Limit)
 			if size >= 0 {
 				next = min(next, size)
 			}
@@ -151,15 +160,12 @@ func (r *Reader) Read(src io.Reader, size int64) ([]byte, error) {
 				return nil, err
 			}
 		}
-		room := buf[len(buf):cap(buf)]
+		end := min(int64(cap(buf)), r.Limit)
 		if size >= 0 {
-			room = room[:min(int64(len(room)), size-int64(len(buf)))]
+			end = min(end, size)
 		}
-		n, err := src.Read(room)
+		n, err := src.Read(buf[len(buf):end])
 		buf = buf[:len(buf)+n]
-		if int64(len(buf)) > r.Limit {
-			return nil, ErrTooLarge
-		}
 		switch {
 		case err == io.EOF && int64(len(buf)) < size:
 			return nil, io.ErrUnexpectedEOF
@@ -169,6 +175,18 @@ func (r *Reader) Read(src io.Reader, size int64) ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// ended returns ErrTooLarge unless src is at its end.
+func ended(src io.Reader) error {
+	var b [1]byte
+	switch n, err := io.ReadFull(src, b[:]); {
+	case n > 0:
+		return ErrTooLarge
+	case err != io.EOF:
+		return err
+	}
+	return nil
 }
 
 // Source hands out readers over one buffer until it is closed. An
