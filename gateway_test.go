@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/tidwall/gjson"
 
 	"github.com/loadchange/apexproxy"
 	"github.com/loadchange/apexproxy/apexproxytest"
@@ -75,7 +76,7 @@ func atGateway(body string, more ...string) http.Header {
 		"Accept-Encoding", "identity",
 	}, more...)...)
 	if body != "" {
-		h.Set("Content-Type", "application/json")
+		h.Set("Content-Type", "application/json; charset=utf-8")
 		h.Set("Content-Length", strconv.Itoa(len(body)))
 	}
 	return h
@@ -258,8 +259,8 @@ func TestGatewayRoutes(t *testing.T) {
 func TestGatewayMessagesNative(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{
-		"/v1/messages":                                 "/anthropic/v1/messages",
-		"/v1/messages?beta=true":                       "/anthropic/v1/messages?beta=true",
+		"/v1/messages":           "/anthropic/v1/messages",
+		"/v1/messages?beta=true": "/anthropic/v1/messages?beta=true",
 		"/v1/messages/count_tokens?beta=true&key=abcd": "/anthropic/v1/messages/count_tokens?beta=true",
 	} {
 		for _, preferCompat := range []bool{false, true} {
@@ -275,25 +276,57 @@ func TestGatewayMessagesNative(t *testing.T) {
 	}
 }
 
-// TestGatewayMessagesElsewhere holds what becomes of messages for providers
-// without a Messages API.
+// TestGatewayMessagesElsewhere holds where messages go for providers without a
+// Messages API: converted, to that provider's chat completions. Tokens are
+// counted here.
 func TestGatewayMessagesElsewhere(t *testing.T) {
 	t.Parallel()
+	messages := func(model string) string {
+		return `{"model":` + quoted(model) + `,"max_tokens":5,"messages":[{"role":"user","content":"hi"}]}`
+	}
 	for _, row := range gatewayRoutes {
-		_, name, _ := strings.Cut(row.model, "#")
-		if name == "anthropic" {
+		if row.chat == (route{}) {
 			continue
 		}
-		for op, message := range map[apexproxy.Operation]string{
-			apexproxy.OperationMessages:    "provider " + name + " has no Messages API and messages are not converted yet: use /v1/chat/completions for it",
-			apexproxy.OperationCountTokens: "provider " + name + " has no count_tokens API here: choose another provider or operation",
-		} {
-			t.Run(row.model+"/"+string(op), func(t *testing.T) {
+		for _, preferCompat := range []bool{false, true} {
+			want := row.chat
+			if preferCompat {
+				want = row.compat
+			}
+			t.Run(fmt.Sprintf("%s/PreferCompat=%t", row.model, preferCompat), func(t *testing.T) {
 				t.Parallel()
 				g := newGateway(t, apexproxytest.GatewayConfig{})
-				got := callGateway(t, newProxy(t, apexproxy.WithGateway(via(g))), operationPaths[op], inBody(row.model))
-				wantRefused(t, got, 400, "unsupported_operation", message)
+				cfg := via(g)
+				cfg.PreferCompat = preferCompat
+				cfg.Azure = apexproxy.Azure{Resource: "my-resource", APIVersion: "2025-01-01"}
+				proxy := newProxy(t, apexproxy.WithGateway(cfg))
+
+				got := callGateway(t, proxy, "/v1/messages/count_tokens", messages(row.model))
+				if got.Status != 200 || !strings.HasPrefix(got.Body, `{"input_tokens":`) || got.Header.Get("X-Apex-Ai-Proxy-Estimate") != "input_tokens" {
+					t.Errorf("count_tokens: got %d %s %v", got.Status, got.Body, got.Header)
+				}
 				wantUntouched(t, g)
+
+				got = callGateway(t, proxy, "/v1/messages", messages(row.model))
+				if got.Status != 200 || !strings.HasPrefix(got.Body, `{"id":`) || !strings.Contains(got.Body, `"type":"message"`) {
+					t.Errorf("messages: got %d %s", got.Status, got.Body)
+				}
+				var body string
+				for _, r := range g.Requests() {
+					body = string(r.Body)
+				}
+				header := atGateway(body)
+				header.Del("Anthropic-Version")
+				header.Del("Anthropic-Beta")
+				wantAll := []sent{{
+					Method: "POST", URI: "/v1/test-account/test-gateway" + want.path, Host: g.Host, Header: header, Body: body,
+				}}
+				if diff := cmp.Diff(wantAll, sentToGateway(g)); diff != "" {
+					t.Errorf("the gateway got (-want +got):\n%s", diff)
+				}
+				if model := gjson.Get(body, "model").Str; model != want.model || gjson.Get(body, "messages.0.content").String() != "hi" {
+					t.Errorf("the gateway got %s, want model %s", body, want.model)
+				}
 			})
 		}
 	}
@@ -381,6 +414,48 @@ func TestGatewayModels(t *testing.T) {
 	}
 }
 
+// TestGatewayModelList: the gateway's list in the client's dialect, with ids
+// that this proxy routes.
+func TestGatewayModelList(t *testing.T) {
+	t.Parallel()
+	const list = `{"object":"list","data":[{"id":"openai/gpt-5.5","created_at":1767225600},{"id":"anthropic/claude-opus-4.7","created_at":0},` +
+		`{"id":"workers-ai/@cf/meta/llama","created_at":1}, {"id":"perplexity/sonar"}, {"id":7}, {"id":""}, {"id":"a/b#c"}]}`
+	for _, tt := range []struct {
+		name, path, list string
+		header           []string
+		status           int
+		want             string
+	}{
+		{"OpenAI", "/v1/models", list, nil, 200, `{"object":"list","data":[` +
+			`{"id":"gpt-5.5#openai","object":"model","created":1767225600,"owned_by":"openai"},` +
+			`{"id":"claude-opus-4.7#anthropic","object":"model","created":0,"owned_by":"anthropic"},` +
+			`{"id":"@cf/meta/llama#workers-ai","object":"model","created":1,"owned_by":"workers-ai"},` +
+			`{"id":"sonar#perplexity-ai","object":"model","created":0,"owned_by":"perplexity-ai"}]}`},
+		{"Anthropic", "/v1/models?limit=1000", list, []string{"Anthropic-Version", "2023-06-01"}, 200, `{"data":[` +
+			`{"id":"gpt-5.5#openai","type":"model","display_name":"gpt-5.5#openai","created_at":"2026-01-01T00:00:00Z"},` +
+			`{"id":"claude-opus-4.7#anthropic","type":"model","display_name":"claude-opus-4.7#anthropic","created_at":"1970-01-01T00:00:00Z"},` +
+			`{"id":"@cf/meta/llama#workers-ai","type":"model","display_name":"@cf/meta/llama#workers-ai","created_at":"1970-01-01T00:00:01Z"},` +
+			`{"id":"sonar#perplexity-ai","type":"model","display_name":"sonar#perplexity-ai","created_at":"1970-01-01T00:00:00Z"}],` +
+			`"has_more":false,"first_id":"gpt-5.5#openai","last_id":"sonar#perplexity-ai"}`},
+		{"one", "/v1/models/gpt-5.5%23openai", list, nil, 200, `{"id":"gpt-5.5#openai","object":"model","created":1767225600,"owned_by":"openai"}`},
+		{"one, no such", "/v1/models/gpt-4", list, nil, 404, `{"error":{"message":"no such model: GET …/models lists them","type":"not_found_error","code":"model_not_found"}}` + "\n"},
+		{"none", "/v1/models", `{"data":[]}`, nil, 200, `{"object":"list","data":[]}`},
+		{"none, Anthropic", "/v1/models", `{"data":[]}`, []string{"Anthropic-Version", "2023-06-01"}, 200, `{"data":[],"has_more":false,"first_id":null,"last_id":null}`},
+		{"no list", "/v1/models", `{"data":{}}`, nil, 502, `{"error":{"message":"the gateway's list of models could not be read","type":"server_error","code":null}}` + "\n"},
+		{"not JSON", "/v1/models", `<html>`, nil, 502, `{"error":{"message":"the gateway's list of models could not be read","type":"server_error","code":null}}` + "\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			up := newUpstream(t, apexproxytest.JSON(200, tt.list))
+			proxy := newProxy(t, apexproxy.WithTransport(up.Transport()), apexproxy.WithGateway(apexproxy.Gateway{BaseURL: up.URL, Token: gatewayToken}))
+			got := do(t, "GET", proxy+tt.path, "", append([]string{"X-Api-Key", gatewayToken}, tt.header...)...)
+			if diff := cmp.Diff(tt.want, got.Body); diff != "" || got.Status != tt.status {
+				t.Errorf("got %d, want %d (-want +got):\n%s", got.Status, tt.status, diff)
+			}
+		})
+	}
+}
+
 func TestGatewayQuery(t *testing.T) {
 	t.Parallel()
 	for query, want := range map[string]string{
@@ -393,7 +468,7 @@ func TestGatewayQuery(t *testing.T) {
 		"?access_token=s&a=1&token=s":       "?a=1",
 		"?KEY=s&Token=s&a=1":                "?a=1",
 		"?%6bey=s&t%6Fken=s&a=%6bey":        "?a=%6bey",
-		"?a=1;key=s;b=2":                    "?a=1;b=2",
+		"?a=1;key=s;b=2&c=3":                "?a=1&c=3",
 		"?key":                              "",
 		"?monkey=1&keys=2&token_count=3":    "?monkey=1&keys=2&token_count=3",
 		"?api-version=2020-01-01&a=1":       "?api-version=2020-01-01&a=1",

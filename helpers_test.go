@@ -90,7 +90,7 @@ type answer struct {
 }
 
 // answerSoon is how long a test waits for what must come at once.
-const answerSoon = 20 * time.Second
+const answerSoon = 5 * time.Second
 
 // client adds nothing to a request and follows no redirect.
 var client = &http.Client{

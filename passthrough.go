@@ -65,7 +65,8 @@ func newPassthrough(p Passthrough, base http.RoundTripper) (*passthrough, error)
 		t.DisableCompression = true
 		if len(p.Hosts) == 0 {
 			t.DialContext = guard.NewDialer(nil).DialContext
-			t.Dial, t.DialTLS, t.DialTLSContext = nil, nil, nil //nolint:staticcheck // a deprecated dialer would go round the guard
+			//lint:ignore SA1019 a deprecated dialer left in place would go round the guard
+			t.Dial, t.DialTLS, t.DialTLSContext = nil, nil, nil
 			t.ForceAttemptHTTP2 = true
 		}
 		out.rt, out.own = t, true

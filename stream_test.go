@@ -16,6 +16,7 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,21 +29,21 @@ import (
 const (
 	gatewayMode     = "gateway"
 	passthroughMode = "passthrough"
-	rigToken        = "gateway-token"
 )
 
 // A rig is a Proxy in a real server in front of one scripted upstream, which it
-// reaches in both modes. The proxy has an upstream's certificate to trust and
-// no other wiring than what an embedder would write.
+// reaches in both modes and over either HTTP version.
 type rig struct {
 	upstream *apexproxytest.Upstream
 	proxy    *apexproxy.Proxy
 	server   *httptest.Server
-	client   *http.Client // decodes nothing
+	client   *http.Client   // decodes nothing
+	inside   sync.WaitGroup // requests in the server: over HTTP/2 it closes without waiting for them
 }
 
 type rigConfig struct {
 	clientHTTP2, upstreamHTTP2 bool
+	bare                       bool // no reporter, so that nothing looks at what passes
 	options                    []apexproxy.Option
 	server                     func(*http.Server)              // changes the host's server
 	wrap                       func(http.Handler) http.Handler // the host's middleware and mux
@@ -50,8 +51,7 @@ type rigConfig struct {
 
 func newRig(tb testing.TB, cfg rigConfig, replies ...http.Handler) *rig {
 	tb.Helper()
-	g := &rig{upstream: apexproxytest.NewTLSUpstream(replies...)}
-	tb.Cleanup(g.upstream.Close)
+	g := &rig{upstream: newUpstream(tb, replies...)}
 	transport := g.upstream.Transport()
 	transport.DisableCompression = true
 	if !cfg.upstreamHTTP2 {
@@ -61,10 +61,14 @@ func newRig(tb testing.TB, cfg rigConfig, replies ...http.Handler) *rig {
 	}
 	tb.Cleanup(transport.CloseIdleConnections)
 	options := append([]apexproxy.Option{
-		apexproxy.WithGateway(apexproxy.Gateway{BaseURL: g.upstream.URL + "/v1/account/gateway", Token: rigToken}),
+		apexproxy.WithGateway(apexproxy.Gateway{BaseURL: g.upstream.URL + "/v1/account/gateway", Token: gatewayToken}),
 		apexproxy.WithPassthrough(apexproxy.Passthrough{Hosts: []string{g.upstream.Host}}),
 		apexproxy.WithTransport(transport),
 	}, cfg.options...)
+	if !cfg.bare {
+		ignore := apexproxy.ReporterFunc(func(context.Context, []apexproxy.Record) error { return nil })
+		options = append(options, apexproxy.WithReporter(ignore, apexproxy.CaptureContent(1<<10)))
+	}
 	var err error
 	if g.proxy, err = apexproxy.New(options...); err != nil {
 		tb.Fatal(err)
@@ -73,7 +77,11 @@ func newRig(tb testing.TB, cfg rigConfig, replies ...http.Handler) *rig {
 	if cfg.wrap != nil {
 		h = cfg.wrap(h)
 	}
-	g.server = httptest.NewUnstartedServer(h)
+	g.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.inside.Add(1)
+		defer g.inside.Done()
+		h.ServeHTTP(w, r)
+	}))
 	if cfg.server != nil {
 		cfg.server(g.server.Config)
 	}
@@ -83,7 +91,19 @@ func newRig(tb testing.TB, cfg rigConfig, replies ...http.Handler) *rig {
 	} else {
 		g.server.Start()
 	}
-	tb.Cleanup(g.server.Close)
+	tb.Cleanup(func() {
+		g.server.CloseClientConnections()
+		g.server.Close()
+		g.inside.Wait()
+		if n := g.proxy.Stats().InFlight; n != 0 {
+			tb.Errorf("%d exchanges are still under way after the last handler returned", n)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := g.proxy.Shutdown(ctx); err != nil {
+			tb.Errorf("Shutdown: %v", err)
+		}
+	})
 	g.client = g.server.Client()
 	g.client.Transport.(*http.Transport).DisableCompression = true
 	return g
@@ -100,7 +120,7 @@ func (g *rig) request(tb testing.TB, mode, path, body string) *http.Request {
 		tb.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+rigToken)
+	req.Header.Set("Authorization", "Bearer "+gatewayToken)
 	if mode == passthroughMode {
 		req.Header.Set("X-Apex-Ai-Proxy-Provider", g.upstream.Host)
 	}
@@ -170,12 +190,13 @@ func oddEvents() []string {
 func TestStreamEventByEvent(t *testing.T) {
 	t.Parallel()
 	for _, proto := range protocols {
-		for _, route := range streamRoutes {
-			t.Run(proto.name+"/"+route.name, func(t *testing.T) {
+		for i, route := range slices.Concat(streamRoutes, streamRoutes) {
+			bare := i < len(streamRoutes)
+			t.Run(fmt.Sprintf("%s/%s/bare %v", proto.name, route.name, bare), func(t *testing.T) {
 				t.Parallel()
 				events := oddEvents()
 				gate := apexproxytest.Steps(events...)
-				rig := newRig(t, rigConfig{clientHTTP2: proto.clientHTTP2, upstreamHTTP2: proto.upstreamHTTP2}, gate)
+				rig := newRig(t, rigConfig{bare: bare, clientHTTP2: proto.clientHTTP2, upstreamHTTP2: proto.upstreamHTTP2}, gate)
 				req := rig.request(t, route.mode, "/v1/chat/completions", route.body)
 				res := rig.open(t, req)
 				if want := []bool{proto.clientHTTP2, proto.upstreamHTTP2}; !slices.Equal(want, []bool{res.ProtoMajor == 2, rig.upstream.Requests()[0].Proto == "HTTP/2.0"}) {
@@ -244,13 +265,14 @@ func TestStreamChunkings(t *testing.T) {
 	}
 }
 
-// A client that accepts gzip gets what a passthrough upstream compressed, still
-// event by event; in gateway mode the proxy asks for readable answers.
+// Where nobody has to read the answer, a client that accepts gzip gets what the
+// upstream compressed, still event by event; in gateway mode the proxy asks for
+// readable answers.
 func TestStreamCompressed(t *testing.T) {
 	t.Parallel()
 	events := apexproxytest.ChatStream("a", "b")
 	gate := apexproxytest.Steps(events...)
-	rig := newRig(t, rigConfig{}, apexproxytest.Gzip(gate))
+	rig := newRig(t, rigConfig{bare: true}, apexproxytest.Gzip(gate))
 	req := rig.request(t, passthroughMode, "/v1/chat/completions", `{"stream":true}`)
 	req.Header.Set("Accept-Encoding", "gzip, br")
 	res := rig.open(t, req)
@@ -401,7 +423,7 @@ func TestRefusedStreamIsSentAgain(t *testing.T) {
 			transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 			t.Cleanup(transport.CloseIdleConnections)
 			proxy, err := apexproxy.New(
-				apexproxy.WithGateway(apexproxy.Gateway{BaseURL: "https://" + peer.host, Token: rigToken}),
+				apexproxy.WithGateway(apexproxy.Gateway{BaseURL: "https://" + peer.host, Token: gatewayToken}),
 				apexproxy.WithPassthrough(apexproxy.Passthrough{Hosts: []string{peer.host}}),
 				apexproxy.WithTransport(transport))
 			if err != nil {
@@ -409,7 +431,7 @@ func TestRefusedStreamIsSentAgain(t *testing.T) {
 			}
 			body := `{"model":"m#mistral","pad":"` + strings.Repeat("p", 8<<10) + `"}`
 			req := httptest.NewRequest(http.MethodPost, "/v1/chat/completions", strings.NewReader(body))
-			req.Header.Set("Authorization", "Bearer "+rigToken)
+			req.Header.Set("Authorization", "Bearer "+gatewayToken)
 			want := strings.Replace(body, "m#mistral", "m", 1)
 			if mode == passthroughMode {
 				req.Header.Set("X-Apex-Ai-Proxy-Provider", peer.host)
