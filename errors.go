@@ -134,12 +134,12 @@ func (p *Proxy) write(x *exchange, rp *reply) {
 	x.rec.StatusCode = rp.status
 	x.rec.Outcome = rp.outcome
 	x.extendWrite()
-	if x.sent == nil {
-		// The server would else wait for a body that nobody reads before it
-		// lets the answer out.
-		_ = http.NewResponseController(w).EnableFullDuplex()
-	}
 	h := w.Header()
+	if x.sent == nil && r.ContentLength != 0 && r.ProtoMajor == 1 {
+		// Otherwise the server waits for the body that nobody read before it
+		// lets the answer out.
+		h.Set("Connection", "close")
+	}
 	for name, values := range rp.header {
 		h[name] = values
 	}

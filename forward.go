@@ -238,12 +238,39 @@ func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *http.Response {
 		return fail(e)
 	}
 	x.events = events
-	res.Body = &stream{Reader: events, Closer: x.tap}
+	res.Body = &converted{Events: events, tap: x.tap}
 	res.ContentLength, res.Trailer = -1, nil
 	res.Header.Set("Content-Type", "text/event-stream; charset=utf-8")
 	res.Header.Set("Cache-Control", "no-cache")
 	res.Header.Set("X-Accel-Buffering", "no")
 	return res
+}
+
+// converted is the body of a converted stream, which ends at the upstream's
+// [DONE]: on HTTP/1.1 the connection can only be used again when the few bytes
+// behind it were read too.
+type converted struct {
+	*convert.Events
+	tap *tap
+}
+
+const drainTime = 100 * time.Millisecond
+
+func (c *converted) Close() error {
+	if c.Failed() == nil && c.tap.x.request.Context().Err() == nil {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = io.CopyN(io.Discard, c.tap.body, 4<<10)
+		}()
+		timer := time.NewTimer(drainTime)
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-timer.C: // Close ends the read
+		}
+	}
+	return c.tap.Close()
 }
 
 // stream is a body that is read through something else.
