@@ -2,6 +2,8 @@ package apexproxy
 
 import (
 	"bytes"
+	"cmp"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -107,6 +109,12 @@ func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return res, nil
 	}
+	if enc := res.Header.Get("Content-Encoding"); (x.conv != nil || x.rec.Operation == OperationModels && x.rec.Mode == ModeGateway) && isGzip(enc) {
+		// It was asked not to, and what has to be converted has to be read.
+		res.Body = &inflated{src: res.Body}
+		res.Header.Del("Content-Encoding")
+		res.ContentLength = -1
+	}
 	p.cors.Replace(res.Header, x.request.Header.Get("Origin"))
 	x.content.responseHead(res.Header)
 	x.tap = newTap(x, res, len(p.sinks) > 0)
@@ -150,10 +158,20 @@ func (x *exchange) replace(res *http.Response, status int, body []byte) *http.Re
 	res.Header.Set("Content-Length", strconv.Itoa(len(body)))
 	res.Header.Set("Content-Type", "application/json")
 	res.Header.Del("Content-Encoding")
-	if status >= 400 && x.dialect == dialectAnthropic && res.Header.Get("Request-Id") == "" {
-		res.Header.Set("Request-Id", x.rec.ID)
-	}
 	return res
+}
+
+// fail puts an error of ours in the place of the upstream's answer. An empty typ
+// is taken from the status. The client finds one request id in header and body:
+// the upstream's, or ours.
+func (x *exchange) fail(res *http.Response, status int, typ, code, message string) *http.Response {
+	name := "X-Request-Id"
+	if x.dialect == dialectAnthropic {
+		name = "Request-Id"
+	}
+	id := cmp.Or(res.Header.Get(name), res.Header.Get("Request-Id"), res.Header.Get("X-Request-Id"), x.rec.ID)
+	res.Header.Set(name, id)
+	return x.replace(res, status, errorBody(x.dialect, status, typ, code, message, id))
 }
 
 // translate turns an error that the gateway made itself into the client's
@@ -174,7 +192,7 @@ func (p *Proxy) translate(x *exchange, res *http.Response) (*http.Response, erro
 		return res, nil
 	}
 	x.rec.ErrorType = "gateway_" + code
-	return x.replace(res, res.StatusCode, errorBody(x.dialect, res.StatusCode, "", code, message, x.rec.ID)), nil
+	return x.fail(res, res.StatusCode, "", code, message), nil
 }
 
 // listModels turns the gateway's list of models into what this proxy routes.
@@ -190,9 +208,9 @@ func (p *Proxy) listModels(x *exchange, res *http.Response) *http.Response {
 	out, ok, found := p.gateway.modelList(b, x.dialect, id)
 	switch {
 	case err != nil || !ok:
-		return x.replace(res, 502, errorBody(x.dialect, 502, "", "", "the gateway's list of models could not be read", x.rec.ID))
+		return x.fail(res, 502, "", "", "the gateway's list of models could not be read")
 	case !found:
-		return x.replace(res, 404, errorBody(x.dialect, 404, "", "model_not_found", "no such model: GET …/models lists them", x.rec.ID))
+		return x.fail(res, 404, "", "model_not_found", "no such model: GET …/models lists them")
 	}
 	return x.replace(res, 200, out)
 }
@@ -210,7 +228,7 @@ func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *http.Response {
 		if e.NoRetry {
 			res.Header.Set("X-Should-Retry", "false")
 		}
-		return x.replace(res, e.Status, errorBody(dialectAnthropic, e.Status, e.Type, "", e.Message, res.Header.Get("Request-Id")))
+		return x.fail(res, e.Status, e.Type, "", e.Message)
 	}
 	if status < 200 || status > 299 {
 		head, _ := io.ReadAll(io.LimitReader(x.tap, maxError))
@@ -279,6 +297,29 @@ type stream struct {
 	io.Closer
 }
 
+// inflated reads a gzip body. Nothing is read before the first Read.
+type inflated struct {
+	src io.ReadCloser
+	zip *gzip.Reader
+}
+
+func (b *inflated) Read(p []byte) (int, error) {
+	if b.zip == nil {
+		zip, err := gzip.NewReader(b.src)
+		if err != nil {
+			return 0, err
+		}
+		b.zip = zip
+	}
+	return b.zip.Read(p)
+}
+
+func (b *inflated) Close() error { return b.src.Close() }
+
+func isGzip(encoding string) bool {
+	return strings.EqualFold(encoding, "gzip") || strings.EqualFold(encoding, "x-gzip")
+}
+
 func isEventStream(h http.Header) bool {
 	return strings.HasPrefix(strings.ToLower(h.Get("Content-Type")), "text/event-stream")
 }
@@ -330,14 +371,6 @@ func (x *exchange) extendWrite() {
 	x.extended = now
 	// A writer that cannot do it is one without our deadline.
 	_ = http.NewResponseController(x.writer).SetWriteDeadline(deadline)
-}
-
-// clearRead lifts the read deadline of http.Server.ReadTimeout once the body is
-// in: when it passed later, the server would take the client for gone.
-func (x *exchange) clearRead() {
-	if s, ok := x.request.Context().Value(http.ServerContextKey).(*http.Server); ok && s.ReadTimeout > 0 {
-		_ = http.NewResponseController(x.writer).SetReadDeadline(time.Time{})
-	}
 }
 
 // outcome tells how an exchange ended that got an answer from upstream.

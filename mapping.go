@@ -99,7 +99,6 @@ func (p *Proxy) readBody(r *http.Request, x *exchange) *reply {
 	if err != nil {
 		return p.unreadable(r, err)
 	}
-	x.clearRead()
 	x.sent = b
 	x.encoding = strings.ToLower(strings.TrimSpace(strings.Join(r.Header["Content-Encoding"], ",")))
 	if x.encoding == "identity" {
@@ -132,10 +131,10 @@ func (p *Proxy) unreadable(r *http.Request, err error) *reply {
 // readable returns the body as JSON text, inflated where that is needed to read
 // the model. inflated says that it is not what the client sent.
 func (p *Proxy) readable(x *exchange) (b []byte, inflated bool, rp *reply) {
-	switch x.encoding {
-	case "":
+	switch {
+	case x.encoding == "":
 		return x.sent, false, nil
-	case "gzip", "x-gzip":
+	case isGzip(x.encoding):
 		b, err := x.body.Inflate(x.sent)
 		if err != nil {
 			return nil, false, p.unreadable(x.request, err)

@@ -428,9 +428,9 @@ func newTap(x *exchange, res *http.Response, observed bool) *tap {
 	}
 	t.usage = usage.NewReader(dialect, stream)
 	x.rec.Stream = x.rec.Stream || stream
-	switch strings.ToLower(res.Header.Get("Content-Encoding")) {
-	case "", "identity":
-	case "gzip", "x-gzip":
+	switch enc := res.Header.Get("Content-Encoding"); {
+	case enc == "", strings.EqualFold(enc, "identity"):
+	case isGzip(enc):
 		t.gzip = true
 	default:
 		t.usage = nil

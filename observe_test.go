@@ -546,6 +546,7 @@ func TestNoSecretInRecords(t *testing.T) {
 	if got := post(t, url, chatBody, append(pairs, "X-Apex-Ai-Proxy-Provider", up.Host)...); got.Status != 200 {
 		t.Fatal(got)
 	}
+	settle(p)                        // so that this record is the first
 	post(t, url, chatBody, pairs...) // refused: two kinds of credential, none of them right
 	records := c.after(t, p)
 	if len(records) != 2 {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -82,6 +83,8 @@ func newRig(tb testing.TB, cfg rigConfig, replies ...http.Handler) *rig {
 		defer g.inside.Done()
 		h.ServeHTTP(w, r)
 	}))
+	var serverLog lockedBuffer
+	g.server.Config.ErrorLog = log.New(&serverLog, "", 0)
 	if cfg.server != nil {
 		cfg.server(g.server.Config)
 	}
@@ -95,6 +98,9 @@ func newRig(tb testing.TB, cfg rigConfig, replies ...http.Handler) *rig {
 		g.server.CloseClientConnections()
 		g.server.Close()
 		g.inside.Wait()
+		if text := serverLog.String(); strings.Contains(text, "panic serving") {
+			tb.Errorf("the host's log: %s", text)
+		}
 		if n := g.proxy.Stats().InFlight; n != 0 {
 			tb.Errorf("%d exchanges are still under way after the last handler returned", n)
 		}
