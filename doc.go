@@ -33,6 +33,15 @@
 // Where client and upstream speak the same protocol, a body goes upstream with
 // nothing changed but the value of "model", and the answer comes back as it is.
 //
+// # Conversion
+//
+// A messages request for a provider that does not speak the Messages protocol,
+// or for a passthrough upstream whose X-APEX-AI-PROXY-TYPE is chat-completions,
+// is converted to Chat Completions and its answer back, event by event. What
+// cannot be carried is named in the answer's X-Apex-Ai-Proxy-Dropped and in
+// [Record].Dropped; see [WithStrictConversion]. Count_tokens for such a provider
+// is an estimate, and X-Apex-Ai-Proxy-Estimate says so.
+//
 // # Mounting
 //
 // The Proxy works under any mux and behind any middleware that keeps three
