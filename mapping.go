@@ -89,7 +89,7 @@ func (p *Proxy) mapModel(_ http.ResponseWriter, r *http.Request, x *exchange) *r
 	if x.rec.Mode == ModeGateway {
 		return p.mapGateway(r, x, mapped)
 	}
-	return p.mapPassthrough(r, x, mapped, len(header)+len(p.mapping) > 0)
+	return p.mapPassthrough(x, mapped, len(header)+len(p.mapping) > 0)
 }
 
 // readBody reads the client's body once, whole and bounded.
@@ -128,50 +128,42 @@ func (p *Proxy) unreadable(r *http.Request, err error) *reply {
 	}
 }
 
-// readable returns the body as JSON text, inflated where that is needed to read
-// the model. inflated says that it is not what the client sent.
-func (p *Proxy) readable(x *exchange) (b []byte, inflated bool, rp *reply) {
+// parse returns the body as JSON text, inflated if it came as gzip, and where in
+// it the members are that the proxy reads.
+func (p *Proxy) parse(x *exchange) (b []byte, doc body.Doc, rp *reply) {
+	b = x.sent
 	switch {
-	case x.encoding == "":
-		return x.sent, false, nil
 	case isGzip(x.encoding):
-		b, err := x.body.Inflate(x.sent)
+		inflated, err := x.body.Inflate(b)
 		if err != nil {
-			return nil, false, p.unreadable(x.request, err)
+			return nil, doc, p.unreadable(x.request, err)
 		}
-		return b, true, nil
-	default:
-		return nil, false, refuse(415, "unsupported_encoding",
+		b = inflated
+	case x.encoding != "":
+		return nil, doc, refuse(415, "unsupported_encoding",
 			"Content-Encoding %s cannot be read here: send the body as gzip or unencoded", quoteShort(x.encoding)).
 			with("Accept-Encoding", "gzip, identity")
 	}
-}
-
-func scan(b []byte) (body.Doc, *reply) {
 	doc, err := body.Scan(b)
 	var syntax *body.SyntaxError
 	switch {
 	case errors.As(err, &syntax):
-		return doc, refuse(400, "invalid_json", "the request body is not valid JSON at byte %d", syntax.Offset)
+		return nil, doc, refuse(400, "invalid_json", "the request body is not valid JSON at byte %d", syntax.Offset)
 	case err != nil:
-		return doc, refuse(400, "invalid_json", "the request body is nested too deeply")
+		return nil, doc, refuse(400, "invalid_json", "the request body is nested too deeply")
 	}
-	return doc, nil
+	x.rec.Stream = doc.Stream.True(b)
+	return b, doc, nil
 }
 
 var errDuplicateModel = refuse(400, "ambiguous_model", "the request body has more than one \"model\": send it once")
 
 // mapGateway resolves name#provider and points the exchange at that provider.
 func (p *Proxy) mapGateway(r *http.Request, x *exchange, mapped func(string) (string, bool)) *reply {
-	b, _, rp := p.readable(x)
+	b, doc, rp := p.parse(x)
 	if rp != nil {
 		return rp
 	}
-	doc, rp := scan(b)
-	if rp != nil {
-		return rp
-	}
-	x.rec.Stream = doc.Stream.True(b)
 	model, isString := doc.Model.String(b)
 	switch {
 	case !doc.Object:
@@ -205,20 +197,15 @@ func (p *Proxy) mapGateway(r *http.Request, x *exchange, mapped func(string) (st
 
 // mapPassthrough maps an opaque model. Any valid JSON passes, and a body that
 // cannot or need not be read stays exactly as it came.
-func (p *Proxy) mapPassthrough(_ *http.Request, x *exchange, mapped func(string) (string, bool), inForce bool) *reply {
+func (p *Proxy) mapPassthrough(x *exchange, mapped func(string) (string, bool), inForce bool) *reply {
 	if x.encoding != "" && !inForce && !x.rec.Converted {
 		x.out = x.sent
 		return nil
 	}
-	b, inflated, rp := p.readable(x)
+	b, doc, rp := p.parse(x)
 	if rp != nil {
 		return rp
 	}
-	doc, rp := scan(b)
-	if rp != nil {
-		return rp
-	}
-	x.rec.Stream = doc.Stream.True(b)
 	model, isString := doc.Model.String(b)
 	x.rec.ClientModel, x.rec.RequestModel = model, model
 	if doc.Model.Count > 1 && (inForce || x.rec.Converted) {
@@ -233,7 +220,7 @@ func (p *Proxy) mapPassthrough(_ *http.Request, x *exchange, mapped func(string)
 			to += "#" + suffix
 		}
 		x.rec.RequestModel = to
-	case inflated && !x.rec.Converted:
+	case x.encoding != "" && !x.rec.Converted:
 		x.out = x.sent
 		return nil
 	default:
