@@ -207,21 +207,39 @@ const (
 	highs = 0x8080808080808080
 )
 
-// skipString returns the index after the string that starts at i, or the
-// index of the byte that breaks it. Eight bytes are looked at together: a
-// prompt is nearly all string.
-func skipString(b []byte, i int) (int, bool) {
-	for i++; ; {
-		for i+8 <= len(b) {
-			v := binary.LittleEndian.Uint64(b[i:])
-			quote, slash := v^(ones*'"'), v^(ones*'\\')
-			stop := ((quote-ones)&^quote | (slash-ones)&^slash | (v-ones*' ')&^v) & highs
-			if stop != 0 {
-				i += bits.TrailingZeros64(stop) / 8
+// stops marks, in the high bit of each byte of v, those that end a run of plain
+// string: quotes, backslashes and control characters. The lowest mark is right;
+// marks above it may be wrong.
+func stops(v uint64) uint64 {
+	return ((v - ones*' ') | ((v ^ ones*'"') - ones) | ((v ^ ones*'\\') - ones)) &^ v & highs
+}
+
+// skipPlain returns the index of the first byte from i on that ends a run of
+// plain string, give or take the last seven bytes of b. A prompt is nearly all
+// plain, so many bytes are looked at together.
+func skipPlain(b []byte, i int) int {
+	for i+8 <= len(b) {
+		if stop := stops(binary.LittleEndian.Uint64(b[i:])); stop != 0 {
+			return i + bits.TrailingZeros64(stop)/8
+		}
+		i += 8
+		for i+32 <= len(b) {
+			p := b[i : i+32 : i+32]
+			if stops(binary.LittleEndian.Uint64(p))|stops(binary.LittleEndian.Uint64(p[8:]))|
+				stops(binary.LittleEndian.Uint64(p[16:]))|stops(binary.LittleEndian.Uint64(p[24:])) != 0 {
 				break
 			}
-			i += 8
+			i += 32
 		}
+	}
+	return i
+}
+
+// skipString returns the index after the string that starts at i, or the
+// index of the byte that breaks it.
+func skipString(b []byte, i int) (int, bool) {
+	for i++; ; {
+		i = skipPlain(b, i)
 		if i >= len(b) {
 			return i, false
 		}
