@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -41,16 +42,16 @@ var errUnauthenticated = errors.New("apexproxy: unauthenticated")
 // Authorization: Bearer or, only when that header is absent or empty, as
 // x-api-key; in passthrough mode as X-APEX-AI-PROXY-TOKEN. The identity's
 // subject is "token-1" for the first of tokens, and so on.
-// Without tokens, or with an empty one among them, Tokens returns nil and [New]
+// Without tokens, or with an empty one among them, it admits nobody and [New]
 // fails: a slip in a configuration never opens a proxy.
 func Tokens(tokens ...string) Authenticator {
 	if len(tokens) == 0 {
-		return nil
+		return admitNobody
 	}
 	sums := make([][sha256.Size]byte, len(tokens))
 	for i, t := range tokens {
 		if t == "" {
-			return nil
+			return admitNobody
 		}
 		sums[i] = sha256.Sum256([]byte(t))
 	}
@@ -65,6 +66,13 @@ func Tokens(tokens ...string) Authenticator {
 		}
 		return Identity{Subject: "token-" + strconv.Itoa(match+1)}, nil
 	}
+}
+
+func admitNobody(*http.Request) (Identity, error) { return Identity{}, errUnauthenticated }
+
+// admitsNobody recognises what Tokens returns for no tokens.
+func admitsNobody(a Authenticator) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(admitNobody).Pointer()
 }
 
 const (

@@ -100,8 +100,16 @@ func TestAuthGatewayToken(t *testing.T) {
 func TestTokens(t *testing.T) {
 	t.Parallel()
 	for _, list := range [][]string{nil, {}, {""}, {"a", ""}, {"", "a"}} {
-		if apexproxy.Tokens(list...) != nil {
-			t.Errorf("Tokens(%q) is an Authenticator", list)
+		if _, err := apexproxy.Tokens(list...)(httptest.NewRequest(http.MethodPost, "/", nil)); err == nil {
+			t.Errorf("Tokens(%q) admits somebody", list)
+		}
+		for what, option := range map[string]apexproxy.Option{
+			"WithAuth":         apexproxy.WithAuth(apexproxy.Tokens(list...)),
+			"Passthrough.Auth": apexproxy.WithPassthrough(apexproxy.Passthrough{Auth: apexproxy.Tokens(list...)}),
+		} {
+			if _, err := apexproxy.New(apexproxy.WithGateway(apexproxy.Gateway{BaseURL: "https://g.example", Token: "t"}), option); err == nil || !strings.Contains(err.Error(), "got no token or an empty one") {
+				t.Errorf("%s(Tokens(%q)): New says %v", what, list, err)
+			}
 		}
 	}
 	tokens := []string{"one", "two", "one", "three"}
@@ -208,7 +216,8 @@ func TestPassthroughAuth(t *testing.T) {
 	}
 	// WithAuth is about the gateway; passthrough without Auth asks nobody.
 	up := newUpstream(t)
-	proxy := newProxy(t, append(reaching(up), apexproxy.WithAuth(apexproxy.Tokens("one")))...)
+	proxy := newProxy(t, append(reaching(up), apexproxy.WithAuth(apexproxy.Tokens("one")),
+		apexproxy.WithGateway(apexproxy.Gateway{BaseURL: "https://gateway.invalid", Token: gatewayToken}))...)
 	if got := post(t, proxy+"/v1/chat/completions", `{"model":"m"}`, providerHeader, up.Host); got.Status != 200 {
 		t.Errorf("without Auth: got %d %s", got.Status, got.Body)
 	}

@@ -191,8 +191,6 @@ func unreachable(err error) *reply {
 	case errors.Is(err, guard.ErrBlocked):
 		return bad(403, OutcomeRejected, "destination_ip_prohibited",
 			"the host in X-APEX-AI-PROXY-PROVIDER has no public address: name a public host")
-	case errors.As(err, &dns):
-		return bad(502, OutcomeUpstreamError, "dns_error", "the upstream's name could not be resolved: check the host")
 	case errors.As(err, &cert):
 		return bad(502, OutcomeUpstreamError, "tls_certificate_error", "the upstream's certificate could not be verified")
 	case errors.As(err, &record):
@@ -204,6 +202,8 @@ func unreachable(err error) *reply {
 			return bad(504, OutcomeTimeout, "connection_timeout", "the upstream could not be reached in time: try again")
 		}
 		return bad(504, OutcomeTimeout, "http_response_timeout", "the upstream did not answer in time: try again")
+	case errors.As(err, &dns):
+		return bad(502, OutcomeUpstreamError, "dns_error", "the upstream's name could not be resolved: check the host")
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return bad(502, OutcomeUpstreamError, "connection_refused", "the upstream refused the connection: check host and port")
 	case errors.As(err, &op) && op.Op == "dial":
@@ -211,6 +211,14 @@ func unreachable(err error) *reply {
 	default:
 		return bad(502, OutcomeUpstreamError, "connection_terminated", "the upstream closed the connection before it answered: try again")
 	}
+}
+
+// gatewayErrorType is Record.ErrorType for an error of the gateway itself.
+func gatewayErrorType(code string) string {
+	if code == "" {
+		return "gateway"
+	}
+	return "gateway_" + code
 }
 
 // gatewayError recognises the error envelopes that Cloudflare makes itself

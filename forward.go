@@ -55,7 +55,11 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest) {
 	out.URL, out.Host = &u, u.Host
 	out.Trailer = nil
 	h := out.Header
-	p.strip(h, x)
+	if x.rec.Mode == ModeGateway {
+		header.Gateway(h, p.gateway.forward)
+	} else {
+		header.Passthrough(h)
+	}
 	h.Del("Connection") // ReverseProxy restores it for an upgrade; no operation has one
 	h.Del("Expect")     // answered already, when the body was read
 	if p.mustRead(x) {
@@ -121,11 +125,11 @@ func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
 	res.Body = x.tap
 	switch {
 	case x.conv != nil:
-		return p.convertAnswer(x, res), nil
+		return p.convertAnswer(x, res)
 	case x.rec.Mode == ModeGateway && res.StatusCode >= 300:
 		return p.translate(x, res)
-	case x.rec.Mode == ModeGateway && x.rec.Operation == OperationModels && r.Method == http.MethodGet:
-		return p.listModels(x, res), nil
+	case x.rec.Mode == ModeGateway && x.rec.Operation == OperationModels:
+		return p.listModels(x, res)
 	case x.hide && isEventStream(res.Header) && res.Header.Get("Content-Encoding") == "":
 		res.Body = &stream{Reader: sse.NewFilter(x.tap, usageOnly), Closer: x.tap}
 		res.ContentLength = -1
@@ -161,10 +165,15 @@ func (x *exchange) replace(res *http.Response, status int, body []byte) *http.Re
 	return res
 }
 
-// fail puts an error of ours in the place of the upstream's answer. An empty typ
-// is taken from the status. The client finds one request id in header and body:
+// fail puts an error in the place of the upstream's answer. fault is empty when
+// the error is the upstream's in other words. An empty typ is taken from the
+// status. The client finds one request id in header and body:
 // the upstream's, or ours.
-func (x *exchange) fail(res *http.Response, status int, typ, code, message string) *http.Response {
+func (x *exchange) fail(res *http.Response, status int, fault, typ, code, message string) *http.Response {
+	if fault != "" {
+		res.Header.Set("Proxy-Status", "apexproxy; error="+fault)
+		x.rec.ErrorType = cmp.Or(code, fault)
+	}
 	name := "X-Request-Id"
 	if x.dialect == dialectAnthropic {
 		name = "Request-Id"
@@ -191,15 +200,22 @@ func (p *Proxy) translate(x *exchange, res *http.Response) (*http.Response, erro
 		res.Body = &stream{Reader: io.MultiReader(bytes.NewReader(head), x.tap), Closer: x.tap}
 		return res, nil
 	}
-	x.rec.ErrorType = "gateway_" + code
-	return x.fail(res, res.StatusCode, "", code, message), nil
+	x.rec.ErrorType = gatewayErrorType(code)
+	return x.fail(res, res.StatusCode, "", "", code, message), nil
 }
 
 // listModels turns the gateway's list of models into what this proxy routes.
-func (p *Proxy) listModels(x *exchange, res *http.Response) *http.Response {
+func (p *Proxy) listModels(x *exchange, res *http.Response) (*http.Response, error) {
+	if x.request.Method == http.MethodHead {
+		res.Header.Del("Content-Length") // of another text
+		return res, nil
+	}
 	doc := p.document()
 	defer doc.Release()
 	b, err := doc.Read(x.tap, -1)
+	if errors.Is(err, body.ErrBusy) {
+		return nil, p.unreadable(x.request, err)
+	}
 	id := ""
 	if path := strings.TrimRight(x.request.URL.EscapedPath(), "/"); !strings.HasSuffix(path, "/models") {
 		_, last := cutLast(path)
@@ -208,52 +224,59 @@ func (p *Proxy) listModels(x *exchange, res *http.Response) *http.Response {
 	out, ok, found := p.gateway.modelList(b, x.dialect, id)
 	switch {
 	case err != nil || !ok:
-		return x.fail(res, 502, "", "", "the gateway's list of models could not be read")
+		return x.fail(res, 502, "http_protocol_error", "", "", "the gateway's list of models could not be read"), nil
 	case !found:
-		return x.fail(res, 404, "", "model_not_found", "no such model: GET …/models lists them")
+		x.rec.Outcome = OutcomeRejected
+		return x.fail(res, 404, "http_request_error", "", "model_not_found", "no such model: GET …/models lists them"), nil
 	}
-	return x.replace(res, 200, out)
+	return x.replace(res, 200, out), nil
 }
 
 // convertAnswer turns a Chat Completions answer into what the client of Messages
 // expects. Headers of the upstream's protocol do not survive.
-func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *http.Response {
+func (p *Proxy) convertAnswer(x *exchange, res *http.Response) (*http.Response, error) {
 	status := res.StatusCode
 	header.ConvertAnswer(res.Header, x.rec.ID)
 	p.cors.Apply(res.Header, x.request.Header.Get("Origin"))
 	if len(x.rec.Dropped) > 0 {
 		res.Header.Set("X-Apex-Ai-Proxy-Dropped", header.Value(strings.Join(x.rec.Dropped, ", ")))
 	}
-	fail := func(e *convert.Error) *http.Response {
+	fail := func(fault string, e *convert.Error) (*http.Response, error) {
 		if e.NoRetry {
 			res.Header.Set("X-Should-Retry", "false")
 		}
-		return x.fail(res, e.Status, e.Type, "", e.Message)
+		return x.fail(res, e.Status, fault, e.Type, "", e.Message), nil
 	}
 	if status < 200 || status > 299 {
 		head, _ := io.ReadAll(io.LimitReader(x.tap, maxError))
 		e := convert.UpstreamError(status, head)
 		if code, message, ours := gatewayError(head); ours && x.rec.Mode == ModeGateway {
-			x.rec.ErrorType, e.Message = "gateway_"+code, message
+			x.rec.ErrorType, e.Message = gatewayErrorType(code), message
 		}
-		return fail(e)
+		if status < 400 {
+			return fail("http_protocol_error", e)
+		}
+		return fail("", e)
 	}
 	if !x.conv.Stream() {
 		doc := p.document()
 		defer doc.Release()
 		b, err := doc.Read(x.tap, -1)
+		if errors.Is(err, body.ErrBusy) {
+			return nil, p.unreadable(x.request, err)
+		}
 		if err != nil {
-			return fail(&convert.Error{Status: 502, Type: "api_error", Message: "the upstream's answer broke off or is too large to be converted"})
+			return fail("http_response_incomplete", &convert.Error{Status: 502, Type: "api_error", Message: "the upstream's answer broke off or is too large to be converted"})
 		}
 		message, e := x.conv.Message(b)
 		if e != nil {
-			return fail(e)
+			return fail("http_protocol_error", e)
 		}
-		return x.replace(res, status, message)
+		return x.replace(res, status, message), nil
 	}
 	events := x.conv.Events(x.tap)
 	if e := events.Start(); e != nil {
-		return fail(e)
+		return fail("http_protocol_error", e)
 	}
 	x.events = events
 	res.Body = &converted{Events: events, tap: x.tap}
@@ -261,7 +284,7 @@ func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *http.Response {
 	res.Header.Set("Content-Type", "text/event-stream; charset=utf-8")
 	res.Header.Set("Cache-Control", "no-cache")
 	res.Header.Set("X-Accel-Buffering", "no")
-	return res
+	return res, nil
 }
 
 // converted is the body of a converted stream, which ends at the upstream's

@@ -44,10 +44,11 @@ type Gateway struct {
 	// /compat/chat/completions as provider/model instead of to the provider's
 	// own path. Other operations stay native.
 	PreferCompat bool
-	// ForwardHeaders replaces the list of client cf-aig-* headers that reach
-	// the gateway. Nil means cache-ttl, skip-cache, request-timeout,
-	// max-attempts, retry-delay, backoff, event-id, metadata and the otel ids;
-	// an empty list means none. cf-aig-authorization never passes.
+	// ForwardHeaders replaces the list of client headers named cf-aig-… that
+	// reach the gateway; write full names. Nil means those that end in
+	// cache-ttl, skip-cache, request-timeout, max-attempts, retry-delay,
+	// backoff, event-id, metadata, otel-trace-id and otel-parent-span-id; an
+	// empty list means none. cf-aig-authorization never passes.
 	ForwardHeaders []string
 	// Header, when not nil, returns headers to set on this request to the
 	// gateway, such as cf-aig-metadata or cf-aig-cache-key for a tenant (see
@@ -91,7 +92,13 @@ type Provider struct {
 	Profile *Profile
 }
 
-// Profile says how a provider's models want to be asked over Chat Completions.
+// Profile says how a provider's models want to be asked over Chat Completions:
+// LimitField names the token limit; User, ServiceTier, AnyEffort and Efforts say
+// what is taken; NoSampling, NoUsageOption, NoTools, NoParallelField and NoStrict
+// what is refused; ShortToolIDs, RequiredIsAny, PlainSchemas, MarkPrefill,
+// EffortOrTools, JSONObjectOnly and MaxStop what has to be spelled differently;
+// Echo, EmptyEcho and CallSigned what of its thinking the model wants back. Start
+// from [ProfileFor]. It is not copied: do not change it after [New].
 type Profile = convert.Profile
 
 // ProfileFor returns the built-in profile of a model at a provider, to be
@@ -178,6 +185,11 @@ func newGateway(g Gateway, extra []Provider, rt http.RoundTripper) (*gateway, er
 	}
 
 	forward := g.ForwardHeaders
+	for _, name := range forward {
+		if len(name) < 8 || !strings.EqualFold(name[:7], "cf-aig-") {
+			fail("ForwardHeaders: %q is no cf-aig- header: write full names; other headers need no list", name)
+		}
+	}
 	if forward == nil {
 		forward = header.DefaultForward
 	}
@@ -218,12 +230,14 @@ func (g *gateway) provider(name string) (Provider, bool) {
 	if row, ok := g.table[name]; ok && !strings.HasSuffix(name, "*") {
 		return row, true
 	}
+	var found Provider
 	for pattern, row := range g.table {
-		if prefix, ok := strings.CutSuffix(pattern, "*"); ok && len(name) > len(prefix) && strings.HasPrefix(name, prefix) && idPattern.MatchString(name) {
-			return row, true
+		prefix, ok := strings.CutSuffix(pattern, "*")
+		if ok && len(name) > len(prefix) && strings.HasPrefix(name, prefix) && idPattern.MatchString(name) && len(pattern) > len(found.Name) {
+			found = row
 		}
 	}
-	return Provider{}, false
+	return found, found.Name != ""
 }
 
 // resolve points the exchange at the provider's path for its operation and sets
@@ -392,7 +406,7 @@ func (g *gateway) routable(id string) (name, provider string, ok bool) {
 	}
 	name, provider, longest := id, "compat", 0
 	for _, row := range g.table {
-		if rest, ok := strings.CutPrefix(id, row.Compat+"/"); ok && len(row.Compat) > longest && rest != "" {
+		if rest, ok := strings.CutPrefix(id, row.Compat+"/"); ok && rest != "" && (len(row.Compat) > longest || len(row.Compat) == longest && row.Name < provider) {
 			name, provider, longest = rest, row.Name, len(row.Compat)
 		}
 	}

@@ -732,7 +732,7 @@ func TestGatewayOwnHeaders(t *testing.T) {
 		{"replaced list", func(g *apexproxy.Gateway) {
 			g.ForwardHeaders = []string{"cf-aig-session-id", "CF-AIG-ZDR", "Cf-Aig-Authorization"}
 		}, headers("Cf-Aig-Authorization", auth, "Cf-Aig-Session-Id", "client Session-Id", "Cf-Aig-Zdr", "client Zdr")},
-		{"credentials in the list", func(g *apexproxy.Gateway) { g.ForwardHeaders = []string{"Authorization", "X-Api-Key"} }, headers("Cf-Aig-Authorization", auth)},
+		{"the token in the list", func(g *apexproxy.Gateway) { g.ForwardHeaders = []string{"Cf-Aig-Authorization"} }, headers("Cf-Aig-Authorization", auth)},
 		{"BYOKOnly", func(g *apexproxy.Gateway) { g.BYOKOnly = true }, with(wantAig, "Cf-Aig-Authorization", auth, "Cf-Aig-No-Wholesale", "true")},
 		{"BYOKOnly before the client", func(g *apexproxy.Gateway) {
 			g.BYOKOnly, g.ForwardHeaders = true, []string{"cf-aig-no-wholesale"}

@@ -121,7 +121,7 @@ func (p *Proxy) unreadable(r *http.Request, err error) *reply {
 		return refuse(408, "request_timeout", "the request body did not arrive in time")
 	case r.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF):
 		rp := refuse(400, "client_closed", "the request body ended early")
-		rp.outcome = OutcomeClientClosed
+		rp.status, rp.outcome = statusClientClosed, OutcomeClientClosed
 		return rp
 	default:
 		return refuse(400, "invalid_body", "the request body could not be read")

@@ -127,7 +127,11 @@ type Record struct {
 
 	StatusCode int     // sent to the client; 499 when it left before the head of an answer
 	Outcome    Outcome // how the exchange ended
-	ErrorType  string  // low cardinality, empty on success: RFC 9209 §2.3 names for our errors, the provider's own type for its
+	// ErrorType is empty on success and of low cardinality: our code
+	// ("invalid_json"), an RFC 9209 §2.3 name when no answer came
+	// ("connection_refused"), "gateway_" and a code of Cloudflare's, or the
+	// provider's own type or code.
+	ErrorType string
 
 	RequestBytes  int64 // body bytes the client sent, 0 when the body was not read
 	ResponseBytes int64 // body bytes read from the upstream or written by the proxy itself
@@ -153,16 +157,16 @@ type Usage struct {
 	ReasoningTokens  int64
 }
 
-// Content is what went over the wire on the client's side. Secrets in headers
-// and query are replaced by [REDACTED]; bodies are as they were and may hold
-// prompts and whatever users typed.
+// Content is what the client sent and what the upstream answered. Secrets in
+// headers and query are replaced by [REDACTED]; bodies are as they were and may
+// hold prompts and whatever users typed.
 type Content struct {
 	URL               string // as the client asked this server, below a stripped prefix; query redacted
 	RequestHeader     http.Header
 	RequestBody       []byte // as the client sent it, before mapping
 	RequestTruncated  bool
 	ResponseHeader    http.Header
-	ResponseBody      []byte // as the upstream sent it
+	ResponseBody      []byte // as the upstream sent it, before conversion; inflated
 	ResponseTruncated bool
 }
 
@@ -242,7 +246,9 @@ type sinkConfig struct {
 func newSinkConfig(r Reporter, opts []ReporterOption) sinkConfig {
 	c := sinkConfig{reporter: r, Config: queue.Config{Items: 4096, Bytes: 64 << 20, Batch: 100, Timeout: 10 * time.Second}}
 	for _, o := range opts {
-		o.applyReporter(&c)
+		if o != nil {
+			o.applyReporter(&c)
+		}
 	}
 	return c
 }

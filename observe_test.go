@@ -38,7 +38,7 @@ func (c *collector) Report(_ context.Context, batch []apexproxy.Record) error {
 // settle waits until p has ended all exchanges: an answer is at the client a
 // moment before that.
 func settle(p *apexproxy.Proxy) {
-	for p.Stats().InFlight > 0 {
+	for start := time.Now(); p.Stats().InFlight > 0 && time.Since(start) < 10*time.Second; {
 		runtime.Gosched()
 	}
 }
@@ -644,7 +644,7 @@ func TestReporters_isolation(t *testing.T) {
 		t.Errorf("the good reporter got %d of %d", got, n)
 	}
 	s := p.Stats()
-	if s.Dropped.QueueFull != n-10 || s.Dropped.Failed != 2*n || s.Reported != n || s.ReportErrors == 0 {
+	if s.Dropped.QueueFull != n-10 || s.Dropped.Shutdown != 10 || s.Dropped.Failed != 2*n || s.Reported != n || s.ReportErrors == 0 {
 		t.Errorf("%+v", s)
 	}
 	if c := strings.Count(lines.String(), "\n"); c == 0 || c > 3 {
@@ -670,8 +670,8 @@ func (b *lockedBuffer) String() string {
 	return b.Buffer.String()
 }
 
-// TestShutdown_losesNothing runs 10,000 exchanges through a slow reporter with
-// room for them all.
+// TestShutdown_losesNothing runs 10,000 exchanges through a reporter that is
+// slower than they are and has room for them all.
 func TestShutdown_losesNothing(t *testing.T) {
 	t.Parallel()
 	const n = 10_000
@@ -682,6 +682,7 @@ func TestShutdown_losesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
+	c.mu.Lock() // the reporter's first call takes as long as all exchanges
 	for range 10 {
 		wg.Go(func() {
 			for range n / 10 {
@@ -691,6 +692,7 @@ func TestShutdown_losesNothing(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	c.mu.Unlock()
 	ids := make(map[string]bool)
 	for _, r := range c.after(t, p) {
 		ids[r.ID] = true
@@ -700,8 +702,8 @@ func TestShutdown_losesNothing(t *testing.T) {
 	}
 }
 
-// FuzzTap sends answers of any shape through the proxy with everything that looks
-// at them turned on: the client's bytes are the upstream's.
+// FuzzTap sends answers of any shape through a passthrough whose reporter reads
+// and captures them: the client's bytes are the upstream's.
 func FuzzTap(f *testing.F) {
 	f.Add("text/event-stream", strings.Join(apexproxytest.ChatStream("a", "b"), ""), uint8(7))
 	f.Add("application/json", apexproxytest.ChatCompletion("a"), uint8(3))

@@ -134,7 +134,10 @@ func TestNewMistakes(t *testing.T) {
 		"nil logger":              {with(apexproxy.WithLogger(nil)), ""},
 		"last gateway counts":     {[]apexproxy.Option{apexproxy.WithGateway(apexproxy.Gateway{}), apexproxy.WithGateway(good)}, ""},
 		"azure resource":          {gateway(func(g *apexproxy.Gateway) { g.Azure.Resource = "a.b" }), `Azure.Resource "a.b"`},
-		"provider without a gate": {append(hosts(), apexproxy.WithProvider(apexproxy.Provider{Name: "x", Chat: "/x"})), ""},
+		"provider without a gate": {append(hosts(), apexproxy.WithProvider(apexproxy.Provider{Name: "x", Chat: "/x"})), "need WithGateway"},
+		"auth without a gate":     {append(hosts(), apexproxy.WithAuth(apexproxy.Tokens("x"))), "need WithGateway"},
+		"short header name":       {gateway(func(g *apexproxy.Gateway) { g.ForwardHeaders = []string{"cache-ttl"} }), `"cache-ttl" is no cf-aig- header`},
+		"no option of a reporter": {with(apexproxy.WithReporter(apexproxy.NewLogReporter(nil), nil)), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

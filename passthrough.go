@@ -36,7 +36,7 @@ type passthrough struct {
 	auth  Authenticator
 	hosts map[string]bool // nil: any public host
 	rt    http.RoundTripper
-	own   bool // rt is an *http.Transport that we made
+	own   *http.Transport // rt, if we made it
 }
 
 func newPassthrough(p Passthrough, base http.RoundTripper) (*passthrough, error) {
@@ -69,7 +69,7 @@ func newPassthrough(p Passthrough, base http.RoundTripper) (*passthrough, error)
 			t.Dial, t.DialTLS, t.DialTLSContext = nil, nil, nil
 			t.ForceAttemptHTTP2 = true
 		}
-		out.rt, out.own = t, true
+		out.rt, out.own = t, t
 	case len(p.Hosts) == 0:
 		errs = append(errs, errors.New("passthrough: a transport that is not *http.Transport cannot be kept off private addresses: list Hosts, or pass an *http.Transport"))
 	}
@@ -242,10 +242,7 @@ func (p *Proxy) route(_ http.ResponseWriter, r *http.Request, x *exchange) *repl
 	if err != nil {
 		return refuse(400, "invalid_provider", "X-APEX-AI-PROXY-PROVIDER %v", err)
 	}
-	x.rec.Provider = d.host
-	if d.port != "" && d.port != "443" {
-		x.rec.Provider = d.authority()
-	}
+	x.rec.Provider = d.authority()
 	if p.passthrough.hosts != nil && !p.passthrough.hosts[d.address()] {
 		return refuse(403, "host_not_allowed", "the host in X-APEX-AI-PROXY-PROVIDER is not on this proxy's list")
 	}
@@ -269,13 +266,4 @@ func (p *Proxy) route(_ http.ResponseWriter, r *http.Request, x *exchange) *repl
 	setPath(&u, d.base+path)
 	x.aim(target{url: u, rt: p.passthrough.rt})
 	return nil
-}
-
-// strip removes from an outbound header what must not reach the target of x.
-func (p *Proxy) strip(h http.Header, x *exchange) {
-	if x.rec.Mode == ModeGateway {
-		header.Gateway(h, p.gateway.forward)
-	} else {
-		header.Passthrough(h)
-	}
 }

@@ -82,16 +82,21 @@ func New(opts ...Option) (*Proxy, error) {
 		p.gateway, err = newGateway(*c.gateway, c.providers, c.transport)
 		check(err)
 		p.auth = Tokens(c.gateway.Token)
+	} else if c.authSet || len(c.providers) > 0 {
+		check(errors.New("WithAuth and WithProvider need WithGateway: passthrough has Passthrough.Auth and no table"))
 	}
 	if c.authSet {
 		p.auth = c.auth
-		if c.auth == nil {
-			check(errors.New("WithAuth: the Authenticator is nil (Tokens returns nil when it gets no token or an empty one)"))
+		if c.auth == nil || admitsNobody(c.auth) {
+			check(errors.New("WithAuth: the Authenticator is nil, or Tokens got no token or an empty one"))
 		}
 	}
 	if c.passthrough != nil {
 		p.passthrough, err = newPassthrough(*c.passthrough, c.transport)
 		check(err)
+		if c.passthrough.Auth != nil && admitsNobody(c.passthrough.Auth) {
+			check(errors.New("passthrough: Auth: Tokens got no token or an empty one"))
+		}
 	}
 	p.mapping, err = parseMapping(c.mapping)
 	check(err)
@@ -119,9 +124,9 @@ func New(opts ...Option) (*Proxy, error) {
 // ServeHTTP answers one exchange. The stages decide, in this order, and none of
 // them changes r; forward applies what they decided.
 //
-// When an upstream's answer breaks off, ServeHTTP panics with
-// [http.ErrAbortHandler] so that the client sees it; middleware that recovers
-// must panic again with it.
+// When an upstream's answer breaks off under an [http.Server], ServeHTTP panics
+// with [http.ErrAbortHandler] so that the client sees it; middleware that
+// recovers must panic again with it.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := p.begin(w, r)
 	defer p.end(x)
@@ -147,7 +152,7 @@ type exchange struct {
 	rec     Record
 	content *capture // nil: nobody asked
 
-	in       io.Reader // the client's body, bounded
+	in       io.Reader // the client's body
 	body     body.Reader
 	sent     []byte      // body as the client sent it, until mapModel rewrites it
 	out      []byte      // body as it goes upstream
@@ -225,8 +230,9 @@ func (p *Proxy) end(x *exchange) {
 	p.inFlight.Add(-1)
 }
 
-// limit knows the operation, answers what needs none, and bounds the body.
-func (p *Proxy) limit(w http.ResponseWriter, r *http.Request, x *exchange) *reply {
+// limit knows the operation and answers what is none or needs no upstream. The
+// body's bounds are in x.body.
+func (p *Proxy) limit(_ http.ResponseWriter, r *http.Request, x *exchange) *reply {
 	op := operationOf(r)
 	methods, allowed := "POST", r.Method == http.MethodPost
 	if op == OperationModels || op == OperationLiveness {
@@ -258,9 +264,8 @@ func (p *Proxy) limit(w http.ResponseWriter, r *http.Request, x *exchange) *repl
 	if passthroughAsked(r) {
 		x.rec.Mode = ModePassthrough
 	}
-	x.in = http.NoBody
-	if r.Body != nil {
-		x.in = http.MaxBytesReader(w, r.Body, p.maxRequest)
+	if x.in = r.Body; x.in == nil {
+		x.in = http.NoBody
 	}
 	return nil
 }
@@ -271,7 +276,7 @@ func operationOf(r *http.Request) Operation {
 	rest, last := cutLast(path)
 	_, before := cutLast(rest)
 	switch {
-	case last == "models", before == "models" && r.Method != http.MethodPost:
+	case last == "models":
 		return OperationModels
 	case before == "chat" && last == "completions":
 		return OperationChat
@@ -283,6 +288,8 @@ func operationOf(r *http.Request) Operation {
 		return OperationResponses
 	case last == "embeddings":
 		return OperationEmbeddings
+	case before == "models":
+		return OperationModels
 	case path == "", path == mountPoint(r):
 		return OperationLiveness
 	}
@@ -373,8 +380,8 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	if p.own != nil {
 		p.own.CloseIdleConnections()
 	}
-	if p.passthrough != nil && p.passthrough.own {
-		p.passthrough.rt.(*http.Transport).CloseIdleConnections()
+	if p.passthrough != nil && p.passthrough.own != nil {
+		p.passthrough.own.CloseIdleConnections()
 	}
 	errs := make([]error, len(p.sinks))
 	var wg sync.WaitGroup

@@ -149,6 +149,16 @@ func Redact(h http.Header) http.Header {
 			continue
 		}
 		out[name] = append([]string(nil), values...)
+		for i, v := range out[name] {
+			switch {
+			case n == "Referer" || n == "Location":
+				if path, query, ok := strings.Cut(v, "?"); ok {
+					out[name][i] = path + "?" + RedactQuery(query)
+				}
+			case n == ControlPrefix+"Provider" && strings.Contains(v, "@"):
+				out[name][i] = Redacted // refused, and maybe user:password
+			}
+		}
 	}
 	return out
 }

@@ -45,6 +45,7 @@ type Queue[T any] struct {
 	held   int // items waiting or being handled
 	bytes  int64
 	closed bool
+	gaveUp bool // Close counted what was held
 	stats  Stats
 }
 
@@ -98,9 +99,9 @@ func (q *Queue[T]) Stats() Stats {
 }
 
 // Close refuses further items and waits until all that wait are handled, or
-// until ctx ends: then the call under way is cancelled, what waits is dropped
-// and counted, and ctx's error returned without waiting for the handler. A
-// second Close waits too.
+// until ctx ends: then the call under way is cancelled, its items and those that
+// wait are counted as dropped, and ctx's error is returned without waiting for
+// the handler. A second Close waits too.
 func (q *Queue[T]) Close(ctx context.Context) error {
 	q.mu.Lock()
 	if !q.closed {
@@ -116,14 +117,17 @@ func (q *Queue[T]) Close(ctx context.Context) error {
 	q.cancel()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.stats.Closed += uint64(len(q.items))
-	q.items = nil
 	select {
 	case <-q.done:
 		return nil
 	default:
-		return ctx.Err()
 	}
+	if !q.gaveUp {
+		q.gaveUp = true
+		q.stats.Closed += uint64(q.held)
+		q.items = nil
+	}
+	return ctx.Err()
 }
 
 func (q *Queue[T]) work() {
@@ -163,11 +167,15 @@ func (q *Queue[T]) settle(size int64, err error) {
 	n := len(q.batch)
 	q.held -= n
 	q.bytes -= size
-	if err == nil {
-		q.stats.Handled += uint64(n)
-	} else {
+	switch {
+	case err != nil && q.gaveUp:
+		q.stats.Errors++
+	case q.gaveUp:
+	case err != nil:
 		q.stats.Failed += uint64(n)
 		q.stats.Errors++
+	default:
+		q.stats.Handled += uint64(n)
 	}
 	q.mu.Unlock()
 	clear(q.batch)

@@ -141,10 +141,14 @@ func TestQueue_closeAtDeadline(t *testing.T) {
 		if !cancelled {
 			t.Error("the call under way was not cancelled")
 		}
-		if got := q.Stats().Closed; got != 1 {
-			t.Errorf("dropped at Close: %d, want the one that waited", got)
+		if got := q.Stats().Closed; got != 2 {
+			t.Errorf("dropped at Close: %d, want the one that waited and the one under way", got)
 		}
 		close(release)
+		synctest.Wait()
+		if diff := cmp.Diff(Stats{Closed: 2, Errors: 1}, q.Stats()); diff != "" {
+			t.Error(diff)
+		}
 		if err := q.Close(t.Context()); err != nil {
 			t.Errorf("second Close: %v", err)
 		}
