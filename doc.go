@@ -12,7 +12,7 @@
 //	mux.Handle("/llm/", http.StripPrefix("/llm", proxy))
 //
 // Clients use any OpenAI or Anthropic SDK with the base URL of the mount point
-// and a model such as gpt-5.5#openai or claude-opus-4.7#anthropic.
+// and a model such as gpt-5.5#openai or claude-opus-4-7#anthropic.
 //
 // # Operations
 //
@@ -32,6 +32,11 @@
 //
 // Where client and upstream speak the same protocol, a body goes upstream with
 // nothing changed but the value of "model", and the answer comes back as it is.
+// There are four exceptions: chat streams through the gateway are asked for
+// usage when a reporter is there to read it; thinking that conversion made for
+// another provider is taken out of messages, because Anthropic would refuse its
+// signature; a gzip body whose model is changed goes on inflated; and errors and
+// model lists of the gateway itself get the client's shape.
 //
 // # Conversion
 //
@@ -55,8 +60,9 @@
 //
 // # Streaming
 //
-// Every write of the upstream is flushed at once and nothing is held back. A
-// host's WriteTimeout bounds each wait for the client instead of the whole
+// Every write of the upstream is flushed at once. What is held back is a part of
+// an event, until its end is in, where an event may have to be hidden or
+// converted. A host's WriteTimeout bounds each wait for the client instead of the whole
 // answer. When the upstream breaks off, so does the client's connection; when
 // the client leaves, the upstream's request is cancelled.
 //

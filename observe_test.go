@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -291,6 +292,32 @@ func TestRecord(t *testing.T) {
 				RequestBytes: int64(len(chatBody))}),
 		},
 		{
+			name: "client leaves in the upload",
+			do: func(t *testing.T, url string) {
+				c, err := net.Dial("tcp", hostOf(t, url))
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintf(c, "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Length: 100\r\n\r\n{", bearerHeader)
+				_ = c.(*net.TCPConn).CloseWrite()
+				_, _ = io.Copy(io.Discard, c) // until the exchange is over
+				c.Close()
+			},
+			want: gatewayRecord(apexproxy.Record{Path: "/v1/chat/completions", Operation: "chat", StatusCode: 499, Outcome: "client_closed", ErrorType: "client_closed", ResponseBytes: -1}),
+		},
+		{
+			name: "unknown model",
+			do: func(t *testing.T, url string) {
+				do(t, http.MethodGet, url+"/v1/models/none%23openai", "", "Authorization", bearerHeader)
+			},
+			want: func() apexproxy.Record {
+				r := gatewayRecord(apexproxy.Record{Path: "/v1/models/none%23openai", Operation: "models", UpstreamHost: host, StatusCode: 404, Outcome: "rejected",
+					ErrorType: "model_not_found", ResponseBytes: -1, CacheStatus: "MISS"})
+				r.Method = http.MethodGet
+				return r
+			}(),
+		},
+		{
 			name:  "client leaves in the stream",
 			setup: setup{provider: apexproxytest.StallAfter(apexproxytest.MessageStream("a", "b")[:4]...)},
 			do: func(t *testing.T, url string) {
@@ -535,6 +562,7 @@ func TestNoSecretInRecords(t *testing.T) {
 	for _, n := range names {
 		pairs = append(pairs, n, secret)
 	}
+	pairs = append(pairs, "Referer", "https://app.example/?api_key="+secret+"&page=2")
 	up := newUpstream(t, apexproxytest.JSON(200, apexproxytest.ChatCompletion("hello"), "Set-Cookie", "session="+secret))
 	c := new(collector)
 	p, err := apexproxy.New(append(reaching(up), apexproxy.WithReporter(c, apexproxy.CaptureContent(1<<20)),

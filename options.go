@@ -10,7 +10,8 @@ import (
 
 // An Option configures a [Proxy]. The order of options does not matter.
 // [WithProvider], [WithReporter] and [WithCORS] add to what was given before;
-// of the others the last one counts. Slices and maps passed in are copied.
+// of the others the last one counts. Slices and maps passed in are copied, except
+// a [Profile].
 type Option interface{ apply(*config) }
 
 type optionFunc func(*config)
@@ -95,8 +96,9 @@ func WithMaxRequestBytes(n int64) Option {
 	return optionFunc(func(c *config) { c.maxRequest = n })
 }
 
-// WithMaxBufferedBytes bounds the request bodies that the Proxy holds at one
-// time; past it requests are answered with 503 and Retry-After. The default is
+// WithMaxBufferedBytes bounds the bodies that the Proxy holds at one time: those
+// of requests, and answers that are read whole to be converted. Past it requests
+// are answered with 503 and Retry-After. The default is
 // 512 MiB, or the bound of one body when that is more. A request that is
 // inflated or converted counts with both forms. n must not be less than the
 // bound of one body.

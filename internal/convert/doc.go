@@ -1,7 +1,7 @@
 // Package convert lets a client that speaks Anthropic Messages use an upstream that speaks OpenAI Chat Completions: it
 // converts the request, the answer, the stream and the errors. It knows bytes and readers only, nothing of HTTP.
 //
-// What is binding is the conversion specification; comments name its sections. Three decisions shape the code:
+// What is binding is the specification in SPEC.md; comments name its sections. Three decisions shape the code:
 //
 //   - Texts are never decoded. Both protocols are JSON, so a string goes from one document into the other as it stands
 //     between its quotes; numbers, escapes and key order cannot change on the way.
