@@ -39,7 +39,7 @@ func (r *Reader) chatEvent(e sse.Event) {
 
 // chat takes a chunk, or a whole completion. Usage comes in the last chunk, in one with choices, or grown a little in
 // each; the last one named holds. Groq puts it into x_groq, and some models into their choice.
-func (r *Reader) chat(doc gjson.Result) {
+func (r *Reader) chat(doc doc) {
 	r.name(doc)
 	var choice gjson.Result
 	doc.Get("choices").ForEach(func(_, c gjson.Result) bool {

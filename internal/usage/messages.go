@@ -31,7 +31,7 @@ func (r *Reader) messagesEvent(e sse.Event) {
 	r.failure(doc)
 	switch typ {
 	case "message_start":
-		r.message(doc.Get("message"))
+		r.message(members(doc.Get("message")))
 	case "message_delta":
 		set(&r.sum.FinishReason, doc.Get("delta.stop_reason"))
 		r.messagesUsage(doc.Get("usage"))
@@ -41,7 +41,7 @@ func (r *Reader) messagesEvent(e sse.Event) {
 }
 
 // message takes a message object, whole or as message_start has it.
-func (r *Reader) message(doc gjson.Result) {
+func (r *Reader) message(doc doc) {
 	r.name(doc)
 	set(&r.sum.FinishReason, doc.Get("stop_reason"))
 	r.messagesUsage(doc.Get("usage"))

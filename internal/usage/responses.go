@@ -3,8 +3,6 @@ package usage
 import (
 	"bytes"
 
-	"github.com/tidwall/gjson"
-
 	"github.com/loadchange/apexproxy/internal/sse"
 )
 
@@ -29,7 +27,7 @@ func (r *Reader) responsesEvent(e sse.Event) {
 		return
 	}
 	r.failure(doc)
-	r.response(doc.Get("response"))
+	r.response(members(doc.Get("response")))
 	switch typ {
 	case "response.completed", "response.incomplete", "response.failed":
 		r.sum.Done = true
@@ -37,7 +35,7 @@ func (r *Reader) responsesEvent(e sse.Event) {
 }
 
 // response takes a response object, finished or not.
-func (r *Reader) response(doc gjson.Result) {
+func (r *Reader) response(doc doc) {
 	r.name(doc)
 	switch status := doc.Get("status"); status.Str {
 	case "incomplete":
