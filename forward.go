@@ -107,16 +107,20 @@ func (p *Proxy) roundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	x.extendWrite()
-	x.rec.StatusCode = res.StatusCode
-	x.rec.GatewayLogID = res.Header.Get("Cf-Aig-Log-Id")
-	x.rec.CacheStatus = res.Header.Get("Cf-Aig-Cache-Status")
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		return res, nil
+	if res.StatusCode < 200 || res.StatusCode > 999 {
+		// 101 included: no request asks for another protocol.
+		res.Body.Close()
+		return nil, &reply{status: 502, fault: "http_protocol_error", code: "http_protocol_error",
+			message: "the upstream's answer has no valid status", outcome: OutcomeUpstreamError}
 	}
+	x.rec.StatusCode = res.StatusCode
+	x.rec.GatewayLogID = short(res.Header.Get("Cf-Aig-Log-Id"))
+	x.rec.CacheStatus = short(res.Header.Get("Cf-Aig-Cache-Status"))
 	if enc := res.Header.Get("Content-Encoding"); (x.conv != nil || x.rec.Operation == OperationModels && x.rec.Mode == ModeGateway) && isGzip(enc) {
 		// It was asked not to, and what has to be converted has to be read.
 		res.Body = &inflated{src: res.Body}
 		res.Header.Del("Content-Encoding")
+		res.Header.Del("Content-Length")
 		res.ContentLength = -1
 	}
 	p.cors.Replace(res.Header, x.request.Header.Get("Origin"))
@@ -275,6 +279,7 @@ func (p *Proxy) convertAnswer(x *exchange, res *http.Response) (*http.Response, 
 		return x.replace(res, status, message), nil
 	}
 	events := x.conv.Events(x.tap)
+	events.Charge(x.body.Charge)
 	if e := events.Start(); e != nil {
 		return fail("http_protocol_error", e)
 	}
@@ -324,15 +329,15 @@ type stream struct {
 type inflated struct {
 	src io.ReadCloser
 	zip *gzip.Reader
+	err error // of the beginning: it stays
 }
 
 func (b *inflated) Read(p []byte) (int, error) {
-	if b.zip == nil {
-		zip, err := gzip.NewReader(b.src)
-		if err != nil {
-			return 0, err
-		}
-		b.zip = zip
+	if b.zip == nil && b.err == nil {
+		b.zip, b.err = gzip.NewReader(b.src)
+	}
+	if b.err != nil {
+		return 0, b.err
 	}
 	return b.zip.Read(p)
 }

@@ -219,7 +219,7 @@ func (p *Proxy) mapPassthrough(x *exchange, mapped func(string) (string, bool), 
 		if hashed {
 			to += "#" + suffix
 		}
-		x.rec.RequestModel = to
+		x.rec.RequestModel = strings.Clone(to)
 	case x.encoding != "" && !x.rec.Converted:
 		x.out = x.sent
 		return nil
@@ -243,6 +243,12 @@ func (p *Proxy) encode(x *exchange, b []byte, doc body.Doc) *reply {
 		b = convert.StripOwnThinking(b)
 	case x.askUsage && x.rec.Stream && len(p.sinks) > 0:
 		b, x.hide = askForUsage(b, doc.StreamOptions.Count)
+	}
+	if len(b) > len(x.sent) {
+		// A longer one is a copy.
+		if err := x.body.Charge(int64(len(b))); err != nil {
+			return p.unreadable(x.request, err)
+		}
 	}
 	x.out = b
 	return nil

@@ -317,9 +317,21 @@ func (s *sink) put(rec Record, c *capture) {
 	}
 }
 
+// short bounds a text that records keep and that somebody else wrote. It copies:
+// a substring would keep all of what it was cut from.
+func short(s string) string {
+	if len(s) > 256 {
+		s = strings.ToValidUTF8(s[:256], "") + "…"
+	}
+	return strings.Clone(s)
+}
+
 // size is about what a queued record keeps in memory.
 func (r *Record) size() int64 {
-	n := 1024 + len(r.Path) + len(r.ClientModel) + len(r.RequestModel) + len(r.ResponseModel)
+	n := 1024 + len(r.Path) + len(r.Provider) + len(r.UpstreamHost) + len(r.ClientModel) + len(r.RequestModel) + len(r.ResponseModel)
+	for _, d := range r.Dropped {
+		n += len(d)
+	}
 	if c := r.Content; c != nil {
 		n += cap(c.RequestBody) + cap(c.ResponseBody) + len(c.URL)
 		for _, h := range []http.Header{c.RequestHeader, c.ResponseHeader} {

@@ -196,8 +196,8 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	x.rec = Record{
 		ID:     "req_" + rand.Text(),
 		Start:  time.Now(),
-		Method: r.Method,
-		Path:   r.URL.EscapedPath(),
+		Method: short(r.Method),
+		Path:   strings.Clone(r.URL.EscapedPath()),
 	}
 	if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
 		x.writeTimeout = s.WriteTimeout

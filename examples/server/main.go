@@ -46,6 +46,7 @@ func run(ctx context.Context, getenv func(string) string, listening func(net.Add
 	server := &http.Server{
 		Handler:           s.proxy,
 		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       5 * time.Minute, // of the whole request; a slow body holds memory
 		IdleTimeout:       2 * time.Minute,
 		// No WriteTimeout: answers stream for minutes.
 		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),

@@ -48,10 +48,13 @@ var (
 	pools     [len(poolSizes)]sync.Pool
 )
 
-// A body of a declared size up to maxPooled gets its memory at once; above it,
+// A body of a declared size up to firstBuffer gets its memory at once; above it,
 // and without a size, memory follows what has really arrived, so that a client
 // cannot reserve with a header what it never sends.
-const maxPooled = 1 << 20
+const (
+	firstBuffer = 64 << 10
+	maxPooled   = 1 << 20
+)
 
 // buffer returns an empty buffer of at least n bytes and at most the limit,
 // charged to the budget.
@@ -133,7 +136,7 @@ func (r *Reader) Read(src io.Reader, size int64) ([]byte, error) {
 	if size > r.Limit {
 		return nil, ErrTooLarge
 	}
-	first := min(size, maxPooled)
+	first := min(size, firstBuffer)
 	if size < 0 {
 		first = min(poolSizes[0], r.Limit)
 	}

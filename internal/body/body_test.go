@@ -560,3 +560,13 @@ func FuzzReplace(f *testing.F) {
 		}
 	})
 }
+
+// A header alone reserves little: what a client declares is not what it sends.
+func TestRead_declaredOnly(t *testing.T) {
+	t.Parallel()
+	r := &Reader{Limit: 32 << 20, Budget: NewBudget(1 << 30)}
+	_, _ = r.Read(iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader("x"))), 1<<20)
+	if r.held > firstBuffer {
+		t.Errorf("%d bytes are held for one that came", r.held)
+	}
+}

@@ -314,7 +314,8 @@ func TestSchemaBomb(t *testing.T) {
 		defs = append(defs, fmt.Sprintf(`"d%d":{"type":"object","properties":{"a":%s,"b":%s,"c":%s}}`, i, r, r, r))
 	}
 	schema := `{"type":"object","properties":{"x":{"$ref":"#/$defs/d0"}},"$defs":{` + strings.Join(defs, ",") + `}}`
-	out := appendPlainSchema(nil, []byte(schema))
+	left := newReferences(len(schema))
+	out := appendPlainSchema(nil, []byte(schema), &left)
 	if !json.Valid(out) || len(out) > 4*maxPlainSchema {
 		t.Errorf("valid %v, %d bytes", json.Valid(out), len(out))
 	}

@@ -86,7 +86,7 @@ func MessagesToChat(body []byte, p Params) (*Conversion, *Error) {
 		p.ClientModel = p.Model
 	}
 	c.model = appendString(nil, p.ClientModel)
-	w := &writer{c: c, p: &c.profile}
+	w := &writer{c: c, p: &c.profile, refs: newReferences(len(body))}
 	w.blocks = make([]block, 0, 8+len(body)/1024)
 	if err := w.parse(trim(body), c.drop); err != nil {
 		return nil, err
@@ -249,12 +249,19 @@ func (r *request) parseMessages(d *reader) *Error {
 	}
 	d.enter('[')
 	for d.more(']') {
+		if len(r.messages) == maxParts {
+			return invalid("messages: has too many elements")
+		}
 		if err := r.parseMessage(d); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// maxParts bounds messages, content blocks, tools and stop sequences each: what is noted of one takes far more memory
+// than its shortest form.
+const maxParts = 100_000
 
 func (r *request) parseMessage(d *reader) *Error {
 	m := message{from: len(r.blocks), at: len(r.messages)}
@@ -285,6 +292,9 @@ func (r *request) parseMessage(d *reader) *Error {
 			case '[':
 				d.enter('[')
 				for d.more(']') {
+					if len(r.blocks) == maxParts {
+						return invalid(path("messages", m.at, "content") + ": the request has too many blocks")
+					}
 					b := block{message: m.at, at: len(r.blocks) - m.from}
 					if err := b.parse(d); err != nil {
 						return err
@@ -390,7 +400,9 @@ type writer struct {
 	callIndex     map[string]int    // by the client's id
 	signatures    map[string][]byte // thought signatures of the turn at hand, by the client's call id
 	declared      map[string]bool   // names of the tools that are sent, as the client wrote them
-	turns         int               // messages written that are not system messages
+	sent          map[string]bool   // the same, as they are sent
+	refs          references
+	turns         int // messages written that are not system messages
 }
 
 func (w *writer) str(s string) { w.out = append(w.out, s...) }
@@ -516,6 +528,9 @@ func (w *writer) writeStop() *Error {
 		}
 		if len(s) == 2 {
 			continue
+		}
+		if len(w.c.stops) == maxParts {
+			return invalid("stop_sequences: has too many elements")
 		}
 		w.c.stops = append(w.c.stops, string(text(s)))
 		if w.p.MaxStop != 0 && n >= w.p.MaxStop {
@@ -647,7 +662,7 @@ func (w *writer) writeFormat() *Error {
 		w.str(`{"type":"json_schema","json_schema":{"name":"response","schema":`)
 		strict := !w.p.PlainSchemas && isStrict(s, 0)
 		if w.p.PlainSchemas {
-			w.out = appendPlainSchema(w.out, s)
+			w.out = appendPlainSchema(w.out, s, &w.refs)
 		} else {
 			w.out = append(w.out, s...)
 		}

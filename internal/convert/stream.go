@@ -36,6 +36,8 @@ type Events struct {
 	comments int
 	idle     int
 	form     form
+	charge   func(int64) error
+	charged  int64
 }
 
 // form says what the answer turned out to be.
@@ -54,6 +56,23 @@ func (c *Conversion) Events(src io.Reader) *Events {
 	e.p.Max = maxEvent
 	e.emit = e.take
 	return e
+}
+
+// Charge sets what is asked before more memory is held for the stream, with the number of further bytes. An error of it
+// ends the stream. It is asked for large steps only. Nil, the default, allows everything up to the fixed bounds.
+func (e *Events) Charge(charge func(n int64) error) { e.charge = charge }
+
+// account asks for what is held beyond what was asked for.
+func (e *Events) account() {
+	held := int64(cap(e.doc) + e.p.Held() + e.m.held + cap(e.m.out))
+	if e.charge == nil || e.m.ended || held < e.charged+keepCap {
+		return
+	}
+	if e.charge(held-e.charged) != nil {
+		e.m.fail(&Error{Status: 529, Type: "overloaded_error", Message: "the proxy is holding as much as it may: try again"})
+		return
+	}
+	e.charged = held
 }
 
 // Start reads until the first payload is known, and returns an error while nothing has been written: then a status can
@@ -100,6 +119,7 @@ func (e *Events) Failed() *Error { return e.m.err }
 func (e *Events) step() {
 	n, err := e.src.Read(e.in)
 	e.feed(e.in[:n])
+	e.account()
 	switch {
 	case n > 0:
 		e.idle = 0
@@ -675,12 +695,15 @@ func (m *machine) element(raw []byte, legacy, all bool) {
 	}
 	if len(c.id) == 0 {
 		c.id = bytes.Clone(id)
+		m.held += len(id)
 	}
 	if len(c.name) == 0 {
 		c.name = bytes.Clone(name)
+		m.held += len(name)
 	}
 	if s := inner(get(extra, "google", "thought_signature")); len(s) > 0 {
 		c.thought = bytes.Clone(s)
+		m.held += len(s)
 	}
 	if len(args) > 0 && !c.closed {
 		n := c.args.feed(args)
@@ -691,7 +714,7 @@ func (m *machine) element(raw []byte, legacy, all bool) {
 			m.c.drop("response.tool_calls.arguments")
 		}
 		c.buf = append(c.buf, args[:n]...)
-		if m.last != m.head || !c.started {
+		if m.last != m.head || !c.started || c.args.state == argStart {
 			m.held += n
 		}
 	}

@@ -7,7 +7,7 @@ import (
 
 func (w *writer) writeTools() *Error {
 	mark := len(w.out)
-	w.declared = make(map[string]bool)
+	w.declared, w.sent = make(map[string]bool), make(map[string]bool)
 	w.field("tools")
 	w.out = append(w.out, '[')
 	if !isNull(w.tools) {
@@ -16,6 +16,9 @@ func (w *writer) writeTools() *Error {
 			return invalid("tools: must be an array")
 		}
 		for i := 0; r.more(']'); i++ {
+			if i == maxParts {
+				return invalid("tools: has too many elements")
+			}
 			if err := w.writeTool(r.value(), i); err != nil {
 				return err
 			}
@@ -75,12 +78,13 @@ func (w *writer) writeTool(tool []byte, at int) *Error {
 		return nil
 	}
 	given := string(text(name))
-	if w.declared[given] {
+	sent := toolName(name)
+	// Two names can be sent as one: a call of the second would come back as a call of the first.
+	if w.declared[given] || w.sent[string(sent)] {
 		w.c.drop("tools.duplicate")
 		return nil
 	}
-	w.declared[given] = true
-	sent := toolName(name)
+	w.declared[given], w.sent[string(sent)] = true, true
 	if string(sent) != string(inner(name)) {
 		w.c.names = append(w.c.names, rename{string(sent), string(inner(name))})
 	}
@@ -101,7 +105,7 @@ func (w *writer) writeTool(tool []byte, at int) *Error {
 		w.c.drop("tools.strict")
 	}
 	if w.p.PlainSchemas {
-		schema = appendPlainSchema(nil, schema)
+		schema = appendPlainSchema(nil, schema, &w.refs)
 	}
 	w.out = appendParameters(w.out, schema)
 	if strictly {
@@ -339,8 +343,19 @@ var notPlain = map[string]bool{
 	"writeOnly": true, "contentEncoding": true, "contentMediaType": true, "multipleOf": true, "uniqueItems": true,
 }
 
-// maxPlainSchema bounds what references may blow a schema up to.
+// maxPlainSchema bounds what references may add to a schema, and four times that what they may add to a request.
 const maxPlainSchema = 256 << 10
+
+// references is what resolving references may still cost in one request. A schema of a kilobyte can say what takes hours.
+type references struct {
+	added int // bytes
+	read  int // bytes
+}
+
+func newReferences(body int) references {
+	// Without references no byte is read more often than it is deep.
+	return references{added: 4 * maxPlainSchema, read: maxSchemaDepth * (body + maxPlainSchema)}
+}
 
 var anyObject = []byte(`{"type":"object"}`)
 
@@ -351,13 +366,16 @@ type plainer struct {
 	refs []string          // the references being resolved
 	dst  []byte
 	most int
+	left *references
 }
 
 // appendPlainSchema appends schema rewritten to the part of JSON Schema that Gemini takes: unknown keywords go, others
 // are said differently, local references are resolved, one that leads back to itself is any object.
-func appendPlainSchema(dst, schema []byte) []byte {
-	p := plainer{root: schema, dst: dst, most: len(dst) + len(schema) + maxPlainSchema}
+func appendPlainSchema(dst, schema []byte, left *references) []byte {
+	own := len(dst) + len(schema)
+	p := plainer{root: schema, dst: dst, most: own + min(maxPlainSchema, left.added), left: left}
 	p.schema(schema, 0)
+	left.added = max(0, left.added-max(0, len(p.dst)-own))
 	return p.dst
 }
 
@@ -366,7 +384,8 @@ func (p *plainer) schema(s []byte, depth int) {
 		p.dst = append(p.dst, s...)
 		return
 	}
-	if depth > maxSchemaDepth || len(p.dst) > p.most {
+	p.left.read -= len(s)
+	if depth > maxSchemaDepth || len(p.dst) > p.most || p.left.read < 0 {
 		p.dst = append(p.dst, anyObject...)
 		return
 	}

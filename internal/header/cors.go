@@ -49,12 +49,13 @@ var exposed = func() string {
 	return strings.Join(names, ", ")
 }()
 
-// Replace is Apply on an upstream's header, from which it removes what the
-// upstream said about its own origin: two values of Access-Control-Allow-Origin
-// make browsers refuse an answer.
+// Replace is Apply on an upstream's header, from which it removes what only this
+// proxy may say: control headers, and what the upstream said about its own
+// origin (two values of Access-Control-Allow-Origin make browsers refuse an
+// answer).
 func (c CORS) Replace(h http.Header, origin string) {
 	for name := range h {
-		if strings.HasPrefix(name, "Access-Control-") {
+		if strings.HasPrefix(name, "Access-Control-") || strings.HasPrefix(name, ControlPrefix) {
 			delete(h, name)
 		}
 	}

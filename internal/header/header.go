@@ -139,12 +139,27 @@ var secret = set(
 	ControlPrefix+"Token", "X-Auth-Token", "Authentication-Info", "Cf-Access-Client-Secret", "Cf-Access-Jwt-Assertion",
 )
 
+// soundsSecret reports whether a part of a header's name is a word for a secret.
+// Too much redacted costs nothing.
+func soundsSecret(name string) bool {
+	if name == "Idempotency-Key" {
+		return false
+	}
+	for part := range strings.FieldsFuncSeq(name, func(c rune) bool { return c == '-' || c == '_' }) {
+		switch strings.ToLower(part) {
+		case "key", "apikey", "token", "secret", "auth", "authorization", "password", "credential", "credentials", "cookie":
+			return true
+		}
+	}
+	return false
+}
+
 // Redact returns a copy of h in which every secret value is [Redacted].
 func Redact(h http.Header) http.Header {
 	out := make(http.Header, len(h))
 	for name, values := range h {
 		n := textproto.CanonicalMIMEHeaderKey(name)
-		if credentials[n] || secret[n] {
+		if credentials[n] || secret[n] || soundsSecret(n) {
 			out[name] = []string{Redacted}
 			continue
 		}

@@ -13,8 +13,9 @@ func credentialParam(name string) bool {
 			name = n
 		}
 	}
-	switch strings.ToLower(name) {
-	case "key", "api_key", "access_token", "token":
+	// Clients spell them with hyphens, underscores or neither.
+	switch strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name)) {
+	case "key", "apikey", "xapikey", "accesstoken", "token", "authtoken", "subscriptionkey":
 		return true
 	}
 	return false

@@ -36,6 +36,9 @@ type Parser struct {
 	over              bool // the event is larger than Max
 }
 
+// Held returns the number of bytes that the parser has allocated for an unfinished event.
+func (p *Parser) Held() int { return cap(p.data.buf) + cap(p.typ.buf) }
+
 // position says which part of a line the next byte belongs to.
 type position uint8
 

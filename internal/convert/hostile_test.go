@@ -1,0 +1,121 @@
+package convert
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+)
+
+// A target that is made of removed keywords writes nothing and is read for each
+// reference to it: the work has a bound of its own.
+func TestReferences_work(t *testing.T) {
+	t.Parallel()
+	refs := strings.Repeat(`{"$ref":"#/$defs/a"},`, 20_000)
+	schema := `{"type":"object","$defs":{"a":{"default":[` + strings.Repeat("1,", 200_000) + `1]}},"anyOf":[` + strings.TrimSuffix(refs, ",") + `]}`
+	left := newReferences(len(schema))
+	out := appendPlainSchema(nil, []byte(schema), &left)
+	if !json.Valid(out) || left.read > 0 {
+		t.Errorf("valid %v, work left %d", json.Valid(out), left.read)
+	}
+	if next := appendPlainSchema(nil, []byte(`{"type":"object","properties":{"a":{"type":"string"}}}`), &left); string(next) != string(anyObject) {
+		t.Errorf("the next schema of the request is looked at all the same: %s", next)
+	}
+}
+
+func TestTooManyParts(t *testing.T) {
+	t.Parallel()
+	many := func(s string) string { return strings.TrimSuffix(strings.Repeat(s+",", maxParts+1), ",") }
+	for name, body := range map[string]string{
+		"messages": `{"max_tokens":1,"messages":[` + many(`{"role":"user","content":"x"}`) + `]}`,
+		"content":  `{"max_tokens":1,"messages":[{"role":"user","content":[` + many(`{"type":"a"}`) + `]}]}`,
+		"tools":    `{"max_tokens":1,"messages":[{"role":"user","content":"x"}],"tools":[` + many(`{"name":"a"}`) + `]}`,
+		"stop":     `{"max_tokens":1,"messages":[{"role":"user","content":"x"}],"stop_sequences":[` + many(`"a"`) + `]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := MessagesToChat([]byte(body), Params{Model: "m"})
+			if err == nil || err.Status != 400 || !strings.Contains(err.Message, "too many") {
+				t.Errorf("%+v", err)
+			}
+		})
+	}
+}
+
+// What cannot be written yet counts, whatever part of a call it is.
+func TestHeldIsBounded(t *testing.T) {
+	t.Parallel()
+	call := func(i int, fields string) string {
+		return fmt.Sprintf(`data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":%d,%s}]}}]}`+"\n\n", i, fields)
+	}
+	mega := strings.Repeat("x", 1<<20)
+	for name, event := range map[string]func(i int) string{
+		"arguments that never begin": func(i int) string {
+			if i == 0 {
+				return call(0, `"id":"a","function":{"name":"f"}`)
+			}
+			return call(0, `"function":{"arguments":"`+mega+`"}`)
+		},
+		"ids":   func(i int) string { return call(i, `"id":"`+mega+fmt.Sprint(i)+`"`) },
+		"names": func(i int) string { return call(i, `"function":{"name":"`+mega+`"}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			i := 0
+			e := newConversion(t, request1, Params{}).Events(readerFromEvents(func() string { i++; return event(i - 1) }))
+			_, _ = io.Copy(io.Discard, e)
+			if e.Failed() == nil || i > 40 {
+				t.Errorf("%d MiB were taken, failed: %v", i, e.Failed())
+			}
+		})
+	}
+}
+
+// readerFromEvents reads an endless stream, event by event.
+func readerFromEvents(next func() string) io.Reader {
+	var rest string
+	return readerFunc(func(p []byte) (int, error) {
+		if rest == "" {
+			rest = next()
+		}
+		n := copy(p, rest)
+		rest = rest[n:]
+		return n, nil
+	})
+}
+
+func TestCharge(t *testing.T) {
+	t.Parallel()
+	document := `{"choices":[{"message":{"content":"` + strings.Repeat("x", 1<<20)
+	for name, up := range map[string]string{"document": document, "event": "data: " + document} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked int64
+			e := newConversion(t, request1, Params{}).Events(strings.NewReader(up))
+			e.Charge(func(n int64) error {
+				if asked += n; asked > 512<<10 {
+					return errors.New("no")
+				}
+				return nil
+			})
+			if err := e.Start(); err == nil || err.Type != "overloaded_error" {
+				t.Errorf("Start: %+v", err)
+			}
+		})
+	}
+}
+
+func TestToolNameCollision(t *testing.T) {
+	t.Parallel()
+	sent := string(toolName([]byte(`"files.delete"`)))
+	body := `{"max_tokens":1,"messages":[{"role":"user","content":"x"}],"tools":[{"name":"files.delete","input_schema":{}},{"name":"` + sent + `","input_schema":{}}]}`
+	c, err := MessagesToChat([]byte(body), Params{Model: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(c.Body()), sent); n != 1 || len(c.Dropped()) != 1 {
+		t.Errorf("%q is declared %d times, dropped %q", sent, n, c.Dropped())
+	}
+}
