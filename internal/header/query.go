@@ -13,9 +13,9 @@ func credentialParam(name string) bool {
 			name = n
 		}
 	}
-	// Clients spell them with hyphens, underscores or neither.
-	switch strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name)) {
-	case "key", "apikey", "xapikey", "accesstoken", "token", "authtoken", "subscriptionkey":
+	switch strings.ToLower(name) {
+	case "key", "api_key", "access_token", "token",
+		"api-key", "apikey", "x-api-key", "access-token", "auth_token", "auth-token", "subscription-key":
 		return true
 	}
 	return false

@@ -79,7 +79,8 @@ var querySeeds = []string{
 
 func isCredential(name string) bool {
 	n, err := url.QueryUnescape(name)
-	return err == nil && slices.Contains([]string{"key", "api_key", "access_token", "token"}, strings.ToLower(n))
+	return err == nil && slices.Contains([]string{"key", "api_key", "access_token", "token",
+		"api-key", "apikey", "x-api-key", "access-token", "auth_token", "auth-token", "subscription-key"}, strings.ToLower(n))
 }
 
 func pieces(raw string) []string {
