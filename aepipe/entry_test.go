@@ -419,7 +419,7 @@ func FuzzBody(f *testing.F) {
 		if !utf8.ValidString(got) || len(whole) > maxBody || len(encode(got)) > maxBodyJSON+len(bodyMark)+2 {
 			t.Errorf("%d bytes, %d as JSON", len(got), len(encode(got)))
 		}
-		if fits := len(string([]rune(string(b)))) <= maxBody && len(encode(string(b)))-2 <= maxBodyJSON; !truncated && fits != (got == string([]rune(string(b)))) {
+		if fits := len(string([]rune(string(b)))) <= maxBody && len(encode(string([]rune(string(b)))))-2 <= maxBodyJSON; !truncated && fits != (got == string([]rune(string(b)))) {
 			t.Errorf("a body of %d bytes became one of %d", len(b), len(got))
 		}
 	})
