@@ -19,6 +19,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"runtime/debug"
 	"slices"
@@ -154,6 +155,11 @@ var cases = []struct {
 		},
 	},
 	{
+		"Shutdown",
+		"A Proxy that shuts down hands over what waits and then nothing more, while exchanges still end. Every batch of a real Proxy must be taken, whatever its size, and Report must come back each time.",
+		shutdown,
+	},
+	{
 		"TwoReporters",
 		"A Proxy runs its reporters at the same time, on records that share what they point to. Two reporters of one type must not share state that is not guarded, nor mix up their records.",
 		func(ctx context.Context, newReporter func() apexproxy.Reporter) string {
@@ -206,6 +212,42 @@ var cases = []struct {
 			return ""
 		},
 	},
+}
+
+// shutdown runs exchanges through a Proxy and ends it from two places meanwhile.
+func shutdown(ctx context.Context, newReporter func() apexproxy.Reporter) string {
+	const clients, exchanges = 4, 25
+	p, err := apexproxy.New(apexproxy.WithPassthrough(apexproxy.Passthrough{}),
+		apexproxy.WithReporter(newReporter(), apexproxy.BatchSize(7), apexproxy.ReportTimeout(patience)))
+	if err != nil {
+		return err.Error()
+	}
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	some := func() {
+		for range exchanges {
+			p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/none", nil)) // 404
+		}
+	}
+	some() // so that there is something to hand over, however fast Shutdown is
+	var wg sync.WaitGroup
+	for range clients - 1 {
+		wg.Go(some)
+	}
+	var errs [2]error
+	for i := range errs {
+		wg.Go(func() { errs[i] = p.Shutdown(ctx) })
+	}
+	wg.Wait()
+	switch s := p.Stats(); {
+	case errs[0] != nil || errs[1] != nil:
+		return fmt.Sprintf("Shutdown did not end within %v: Report had not returned", grace)
+	case s.ReportErrors > 0:
+		return fmt.Sprintf("%d calls of Report failed or panicked", s.ReportErrors)
+	case s.Reported+s.Dropped.Shutdown != clients*exchanges:
+		return fmt.Sprintf("of %d records %d were taken and %d came too late", clients*exchanges, s.Reported, s.Dropped.Shutdown)
+	}
+	return ""
 }
 
 // deliver reports batch and checks the result.

@@ -155,7 +155,7 @@ func TestBadReporters(t *testing.T) {
 				}
 				return m.Report(ctx, batch)
 			}),
-			[]string{"NilUsageAndContent"}, "nil pointer",
+			[]string{"NilUsageAndContent", "Shutdown"}, "nil pointer",
 		},
 		{
 			"needs headers",
@@ -221,6 +221,18 @@ func TestBadReporters(t *testing.T) {
 			[]string{"Cancelled"}, "panicked",
 		},
 		{
+			"refuses what a Proxy makes",
+			each(func(ctx context.Context, m *memory, batch []apexproxy.Record) error {
+				for _, r := range batch {
+					if strings.HasPrefix(r.ID, "req_") {
+						return errors.New("strange id")
+					}
+				}
+				return m.Report(ctx, batch)
+			}),
+			[]string{"Shutdown"}, "failed or panicked",
+		},
+		{
 			"ignores a deadline",
 			each(func(ctx context.Context, m *memory, batch []apexproxy.Record) error {
 				if _, ok := ctx.Deadline(); ok {
@@ -228,7 +240,7 @@ func TestBadReporters(t *testing.T) {
 				}
 				return m.Report(ctx, batch)
 			}),
-			[]string{"Deadline"}, "of its deadline",
+			[]string{"Deadline", "Shutdown"}, "of its deadline",
 		},
 		{
 			"is not alone in its memory",
