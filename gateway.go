@@ -143,7 +143,7 @@ var unified = map[string]bool{
 type gateway struct {
 	Gateway
 	base    *url.URL
-	auth    string
+	own     http.Header // what every request carries; read only
 	forward map[string]bool
 	table   map[string]Provider
 	names   string // for messages
@@ -193,7 +193,10 @@ func newGateway(g Gateway, extra []Provider, rt http.RoundTripper) (*gateway, er
 	if forward == nil {
 		forward = header.DefaultForward
 	}
-	out := &gateway{Gateway: g, base: base, auth: "Bearer " + g.Token, forward: header.Set(forward), table: map[string]Provider{}, rt: rt}
+	out := &gateway{Gateway: g, base: base, own: http.Header{"Cf-Aig-Authorization": {"Bearer " + g.Token}}, forward: header.Set(forward), table: map[string]Provider{}, rt: rt}
+	if g.BYOKOnly {
+		out.own.Set("Cf-Aig-No-Wholesale", "true")
+	}
 	for _, row := range slices.Concat(providers, extra) {
 		if err := row.validate(); err != nil {
 			errs = append(errs, err)
@@ -322,15 +325,13 @@ func (g *gateway) aim(x *exchange, r *http.Request, path, provider, model string
 	setPath(&u, g.base.EscapedPath()+path)
 	u.RawQuery = query + kept
 
-	h := http.Header{}
+	h := g.own
 	if g.Header != nil {
+		h = http.Header{}
 		for name, values := range g.Header(r.WithContext(context.WithValue(r.Context(), identityKey{}, x.rec.Identity))) {
 			h[http.CanonicalHeaderKey(name)] = slices.Clone(values)
 		}
-	}
-	h.Set("Cf-Aig-Authorization", g.auth)
-	if g.BYOKOnly {
-		h.Set("Cf-Aig-No-Wholesale", "true")
+		maps.Copy(h, g.own)
 	}
 	x.aim(target{url: u, header: h, rt: g.rt})
 	return nil

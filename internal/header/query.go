@@ -45,6 +45,9 @@ func RedactQuery(raw string) string {
 // key must not hide behind one. For the others a ; is part of the value, so
 // what follows a hidden parameter goes with it, up to the next &.
 func cutQuery(raw, value string, hidden func(name string) bool) string {
+	if raw == "" {
+		return ""
+	}
 	var out []string
 	for pair := range strings.SplitSeq(raw, "&") {
 		parts := strings.Split(pair, ";")
