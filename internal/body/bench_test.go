@@ -1,6 +1,7 @@
 package body
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -14,6 +15,15 @@ func BenchmarkScan(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			if _, err := Scan(doc); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	code, _ := json.Marshal(map[string]string{"content": strings.Repeat("\tif err != nil {\n\t\treturn fmt.Errorf(\"open: %w\", err)\n\t}\n", 4000)})
+	b.Run("code", func(b *testing.B) {
+		b.SetBytes(int64(len(code)))
+		for b.Loop() {
+			if _, err := Scan(code); err != nil {
 				b.Fatal(err)
 			}
 		}

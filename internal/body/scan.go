@@ -3,6 +3,7 @@
 package body
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -214,61 +215,82 @@ func stops(v uint64) uint64 {
 	return ((v - ones*' ') | ((v ^ ones*'"') - ones) | ((v ^ ones*'\\') - ones)) &^ v & highs
 }
 
-// skipPlain returns the index of the first byte from i on that ends a run of
-// plain string, give or take the last seven bytes of b. A prompt is nearly all
-// plain, so many bytes are looked at together.
-func skipPlain(b []byte, i int) int {
-	for i+8 <= len(b) {
-		if stop := stops(binary.LittleEndian.Uint64(b[i:])); stop != 0 {
-			return i + bits.TrailingZeros64(stop)/8
-		}
-		i += 8
-		for i+32 <= len(b) {
-			p := b[i : i+32 : i+32]
-			if stops(binary.LittleEndian.Uint64(p))|stops(binary.LittleEndian.Uint64(p[8:]))|
-				stops(binary.LittleEndian.Uint64(p[16:]))|stops(binary.LittleEndian.Uint64(p[24:])) != 0 {
-				break
-			}
-			i += 32
-		}
-	}
-	return i
-}
+// simple are the bytes that follow a backslash in an escape of two.
+var simple = [256]bool{'"': true, '\\': true, '/': true, 'b': true, 'f': true, 'n': true, 'r': true, 't': true}
 
 // skipString returns the index after the string that starts at i, or the
-// index of the byte that breaks it.
+// index of the byte that breaks it. A prompt is nearly all string, so the longer
+// a run without escapes is, the more bytes are looked at together.
 func skipString(b []byte, i int) (int, bool) {
 	for i++; ; {
-		i = skipPlain(b, i)
-		if i >= len(b) {
+		if i+8 <= len(b) {
+			stop := stops(binary.LittleEndian.Uint64(b[i:]))
+			if stop == 0 {
+				i = skipLong(b, i+8)
+				continue
+			}
+			i += bits.TrailingZeros64(stop) / 8
+		} else if i >= len(b) {
 			return i, false
 		}
 		switch c := b[i]; {
-		case c == '"':
-			return i + 1, true
-		case c < ' ':
-			return i, false
-		case c != '\\':
-			i++
-			continue
-		}
-		if i+1 >= len(b) {
-			return len(b), false
-		}
-		switch b[i+1] {
-		case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-			i += 2
-		case 'u':
+		case c == '\\':
+			if i+1 >= len(b) {
+				return len(b), false
+			}
+			if simple[b[i+1]] {
+				i += 2
+				continue
+			}
+			if b[i+1] != 'u' {
+				return i + 1, false
+			}
 			for k := i + 2; k < i+6; k++ {
 				if k >= len(b) || !isHex(b[k]) {
 					return min(k, len(b)), false
 				}
 			}
 			i += 6
+		case c == '"':
+			return i + 1, true
+		case c < ' ':
+			return i, false
 		default:
-			return i + 1, false
+			i++ // one of the last seven bytes of b
 		}
 	}
+}
+
+// skipLong skips what is plain string in large steps.
+func skipLong(b []byte, i int) int {
+	for n := 0; i+32 <= len(b); n++ {
+		p := b[i : i+32 : i+32]
+		if stops(binary.LittleEndian.Uint64(p))|stops(binary.LittleEndian.Uint64(p[8:]))|
+			stops(binary.LittleEndian.Uint64(p[16:]))|stops(binary.LittleEndian.Uint64(p[24:])) != 0 {
+			return i
+		}
+		i += 32
+		// bytes.IndexByte is faster still, but not on short runs.
+		for n >= 4 && i+window <= len(b) && plain(b[i:i+window]) {
+			i += window
+		}
+	}
+	return i
+}
+
+const window = 512
+
+func plain(p []byte) bool {
+	if bytes.IndexByte(p, '\\') >= 0 || bytes.IndexByte(p, '"') >= 0 {
+		return false
+	}
+	var control uint64
+	for ; len(p) >= 32; p = p[32:] {
+		v0, v1 := binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:])
+		v2, v3 := binary.LittleEndian.Uint64(p[16:]), binary.LittleEndian.Uint64(p[24:])
+		control |= (v0-ones*' ')&^v0 | (v1-ones*' ')&^v1 | (v2-ones*' ')&^v2 | (v3-ones*' ')&^v3
+	}
+	return control&highs == 0
 }
 
 func isHex(c byte) bool {
