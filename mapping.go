@@ -66,7 +66,7 @@ func quoteShort(s string) string {
 
 // mapModel reads the body, finds the model in it, maps it, and completes the
 // target with what only the model tells.
-func (p *Proxy) mapModel(_ http.ResponseWriter, r *http.Request, x *exchange) *reply {
+func (p *Proxy) mapModel(r *http.Request, x *exchange) *reply {
 	header, err := parseMapping(strings.Join(r.Header[headerMapping], ","))
 	if err != nil {
 		return refuse(400, "invalid_mapping", "X-APEX-AI-PROXY-MAPPING: %v", err)

@@ -227,7 +227,7 @@ func hasDotSegment(path string) bool {
 
 // route points a passthrough exchange at the upstream that the client named. In
 // gateway mode only the body tells the way: see mapModel.
-func (p *Proxy) route(_ http.ResponseWriter, r *http.Request, x *exchange) *reply {
+func (p *Proxy) route(r *http.Request, x *exchange) *reply {
 	if x.rec.Mode == ModeGateway {
 		if p.gateway == nil {
 			return refuse(400, "no_gateway", "this proxy has no gateway: name an upstream in X-APEX-AI-PROXY-PROVIDER")

@@ -130,10 +130,10 @@ func New(opts ...Option) (*Proxy, error) {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := p.begin(w, r)
 	defer p.end(x)
-	for _, stage := range [...]func(http.ResponseWriter, *http.Request, *exchange) *reply{
+	for _, stage := range [...]func(*http.Request, *exchange) *reply{
 		p.limit, p.authenticate, p.route, p.mapModel,
 	} {
-		if rp := stage(w, r, x); rp != nil {
+		if rp := stage(r, x); rp != nil {
 			p.write(x, rp)
 			x.done = true
 			return
@@ -232,7 +232,7 @@ func (p *Proxy) end(x *exchange) {
 
 // limit knows the operation and answers what is none or needs no upstream. The
 // body's bounds are in x.body.
-func (p *Proxy) limit(_ http.ResponseWriter, r *http.Request, x *exchange) *reply {
+func (p *Proxy) limit(r *http.Request, x *exchange) *reply {
 	op := operationOf(r)
 	methods, allowed := "POST", r.Method == http.MethodPost
 	if op == OperationModels || op == OperationLiveness {
@@ -313,7 +313,7 @@ func mountPoint(r *http.Request) string {
 }
 
 // authenticate asks who calls, before a byte of the body is read.
-func (p *Proxy) authenticate(_ http.ResponseWriter, r *http.Request, x *exchange) *reply {
+func (p *Proxy) authenticate(r *http.Request, x *exchange) *reply {
 	auth := p.auth
 	message := "no valid key: present the proxy's token as Authorization: Bearer or x-api-key"
 	if x.rec.Mode == ModePassthrough {
