@@ -623,3 +623,20 @@ func TestConvertedModels(t *testing.T) {
 		}
 	}
 }
+
+// TestProvider_profile: a row may say how its models want to be asked.
+func TestProvider_profile(t *testing.T) {
+	t.Parallel()
+	gw := newGateway(t, apexproxytest.GatewayConfig{})
+	profile := apexproxy.ProfileFor("custom-mine", "m")
+	profile.LimitField = "max_completion_tokens"
+	url := newProxy(t, apexproxy.WithGateway(via(gw)),
+		apexproxy.WithProvider(apexproxy.Provider{Name: "custom-mine", Chat: "/custom-mine/v1/chat/completions", Profile: &profile}))
+	for model, want := range map[string]string{"m#custom-mine": "max_completion_tokens", "m#custom-other": "max_tokens"} {
+		gw.Reset()
+		post(t, url+"/v1/messages", messagesFor(model), asClaude()...)
+		if got := gw.Requests()[0].Body; gjson.GetBytes(got, want).Int() != 64 {
+			t.Errorf("%s: %s", model, got)
+		}
+	}
+}
