@@ -640,3 +640,18 @@ func TestProvider_profile(t *testing.T) {
 		}
 	}
 }
+
+// TestConvertedStart: Claude Code counts with the input tokens of message_start.
+func TestConvertedStart(t *testing.T) {
+	t.Parallel()
+	gw := newGateway(t, apexproxytest.GatewayConfig{})
+	got := post(t, newProxy(t, apexproxy.WithGateway(via(gw)))+"/v1/messages", messagesFor("gpt-4.1#openai", `,"stream":true`), asClaude()...)
+	start, rest, _ := strings.Cut(got.Body, "\n\n")
+	_, data, _ := strings.Cut(start, "data: ")
+	if n := gjson.Get(data, "message.usage.input_tokens").Int(); n < 1 || n > 20 {
+		t.Errorf("%s", start)
+	}
+	if want := fmt.Sprintf(`"input_tokens":%d,`, apexproxytest.InputTokens-apexproxytest.CachedTokens); !strings.Contains(rest, want) {
+		t.Errorf("the end lacks the upstream's own number %s:\n%s", want, rest)
+	}
+}

@@ -271,7 +271,8 @@ func (p *Proxy) convert(x *exchange, b []byte) *reply {
 		provider = ""
 	}
 	conv, failed := convert.MessagesToChat(b, convert.Params{
-		Provider: provider, Model: x.rec.RequestModel, ClientModel: x.rec.ClientModel, Profile: x.profile, Strict: p.strict,
+		Provider: provider, Model: x.rec.RequestModel, ClientModel: x.rec.ClientModel, Profile: x.profile,
+		Strict: p.strict, EstimateInput: true,
 	})
 	if failed != nil {
 		return refuse(failed.Status, "invalid_request", "%s", failed.Message)

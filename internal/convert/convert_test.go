@@ -580,3 +580,61 @@ func TestArguments(t *testing.T) {
 		}
 	}
 }
+
+// Clients show the input tokens of message_start while the answer runs.
+func TestEstimateInput(t *testing.T) {
+	t.Parallel()
+	const body = `{"max_tokens":1,"stream":true,"system":"Be brief. Grüße.","messages":[{"role":"user","content":"How many tokens are in this sentence?"}]}`
+	estimate, failed := CountTokens([]byte(body))
+	if failed != nil || estimate < 10 {
+		t.Fatal(estimate, failed)
+	}
+	const chunk = `data: {"choices":[{"index":0,"delta":{"content":"x"}}]}` + "\n\n"
+	const usage = `data: {"choices":[],"usage":{"prompt_tokens":77,"completion_tokens":1}}` + "\n\n"
+	const rest = `data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}` + "\n\n" + usage + "data: [DONE]\n\n"
+	for name, tt := range map[string]struct {
+		up    string
+		asked bool
+		want  int
+	}{
+		"estimate":         {chunk + rest, true, estimate},
+		"upstream said it": {usage + chunk + rest, true, 77},
+		"not asked for":    {chunk + rest, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, failed := MessagesToChat([]byte(body), Params{Model: "m", EstimateInput: tt.asked})
+			if failed != nil {
+				t.Fatal(failed)
+			}
+			out, err := io.ReadAll(c.Events(strings.NewReader(tt.up)))
+			start, _, _ := strings.Cut(string(out), "\n\n")
+			if want := fmt.Sprintf(`"usage":{"input_tokens":%d,`, tt.want); err != nil || !strings.Contains(start, want) {
+				t.Errorf("%v: %s lacks %s", err, start, want)
+			}
+			if !strings.Contains(string(out), `"type":"message_delta"`) || strings.Count(string(out), `"input_tokens":77`) != 1+strings.Count(start, "77") {
+				t.Errorf("the end does not say what the upstream said:\n%s", out)
+			}
+		})
+	}
+}
+
+func TestCountText(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"", "a", "seven b", "eight by", "Grüße aus Köln, señor", "漢字かな交じり文です", "emoji 🎉🎉🎉 and more text behind them", "\xff\x80\xc0 broken"} {
+		for cut := range len(s) + 1 {
+			want, other := 0, 0
+			for _, c := range []byte(s[cut:]) {
+				switch {
+				case c < 0x80:
+					want++
+				case c >= 0xC0:
+					other++
+				}
+			}
+			if got := countText([]byte(s[cut:])); got != (want*2+6)/7+other {
+				t.Errorf("%q: %d", s[cut:], got)
+			}
+		}
+	}
+}

@@ -1,5 +1,10 @@
 package convert
 
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
 const (
 	imageTokens    = 1600 // what a large image costs at Anthropic
 	documentTokens = 1500 // a page, at least
@@ -16,6 +21,10 @@ func CountTokens(body []byte) (int, *Error) {
 	if err := r.parse(trim(body), func(string) {}); err != nil {
 		return 0, err
 	}
+	return r.tokens(), nil
+}
+
+func (r *request) tokens() int {
 	n := countBlocks(r.system) + len(r.messages)*messageTokens
 	for i := range r.blocks {
 		n += r.blocks[i].tokens()
@@ -29,7 +38,7 @@ func CountTokens(body []byte) (int, *Error) {
 				countText(get(t, "input_schema"))
 		}
 	}
-	return n, nil
+	return n
 }
 
 func (b *block) tokens() int {
@@ -82,12 +91,19 @@ func countBlocks(raw []byte) int {
 }
 
 func countText(s []byte) int {
-	ascii, other := 0, 0
+	ascii, other := len(s), 0
+	for ; len(s) >= 8; s = s[8:] {
+		// The high bit of each byte that is not ASCII, and with the next bit those that begin a character.
+		v := binary.LittleEndian.Uint64(s)
+		high := v & 0x8080808080808080
+		ascii -= bits.OnesCount64(high)
+		other += bits.OnesCount64(high & (v << 1))
+	}
 	for _, c := range s {
-		switch {
-		case c < 0x80:
-			ascii++
-		case c >= 0xC0:
+		if c >= 0x80 {
+			ascii--
+		}
+		if c >= 0xC0 {
 			other++
 		}
 	}

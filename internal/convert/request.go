@@ -22,6 +22,9 @@ type Params struct {
 	Profile *Profile
 	// MaxTokens bounds the client's max_tokens. Zero or less means no bound.
 	MaxTokens int
+	// EstimateInput puts an estimate of the input tokens (see [CountTokens]) into the start of a stream, where most
+	// upstreams have not said them yet and clients show them. The end of the stream has the upstream's number.
+	EstimateInput bool
 	// Strict makes a 400 of every loss that Dropped would name.
 	Strict bool
 }
@@ -38,6 +41,7 @@ type Conversion struct {
 	omitted  bool   // but is not to be shown
 	stops    []string
 	names    []rename
+	estimate int // of the input tokens, for the start of a stream; 0 when not asked for
 	dropped  []string
 	id       func() string // letters and digits, another each time
 }
@@ -96,6 +100,9 @@ func MessagesToChat(body []byte, p Params) (*Conversion, *Error) {
 		return nil, err
 	}
 	c.body = w.out
+	if p.EstimateInput && c.stream {
+		c.estimate = w.tokens()
+	}
 	if p.Strict && len(c.dropped) > 0 {
 		return nil, invalid("cannot be converted for this provider without loss: " + strings.Join(c.Dropped(), ", "))
 	}

@@ -161,6 +161,9 @@ func (m *machine) appendUsage(dst []byte, start bool) []byte {
 	n := countUsage(m.usage, m.c.profile.ReasoningExtra)
 	if start {
 		n.output, n.thinking = 0, 0
+		if m.usage == nil {
+			n.input = int64(m.c.estimate)
+		}
 	}
 	dst = append(dst, `"usage":{"input_tokens":`...)
 	dst = strconv.AppendInt(dst, n.input, 10)
