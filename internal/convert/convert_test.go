@@ -612,7 +612,7 @@ func TestEstimateInput(t *testing.T) {
 			if want := fmt.Sprintf(`"usage":{"input_tokens":%d,`, tt.want); err != nil || !strings.Contains(start, want) {
 				t.Errorf("%v: %s lacks %s", err, start, want)
 			}
-			if !strings.Contains(string(out), `"type":"message_delta"`) || strings.Count(string(out), `"input_tokens":77`) != 1+strings.Count(start, "77") {
+			if !strings.Contains(string(out), `"type":"message_delta"`) || strings.Count(string(out), `"input_tokens":77`) != 1+strings.Count(start, `"input_tokens":77`) {
 				t.Errorf("the end does not say what the upstream said:\n%s", out)
 			}
 		})
