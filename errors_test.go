@@ -274,7 +274,7 @@ func TestUnreachable(t *testing.T) {
 		{"no network", "nowhere.example", resolving(fmt.Errorf("connect: network is unreachable from 10.1.2.3")), 0, 502, "destination_unavailable", server, "api_error", "the upstream could not be reached: check host and port"},
 		{"connecting too long", "nowhere.example", resolving(context.DeadlineExceeded), 0, 504, "connection_timeout", server, "timeout_error", "the upstream could not be reached in time: try again"},
 		{"broken off", dying.Host, dying.Transport(), 0, 502, "connection_terminated", server, "api_error", "the upstream closed the connection before it answered: try again"},
-		{"answering too late", hanging.Host, hanging.Transport(), 50 * time.Millisecond, 504, "http_response_timeout", server, "timeout_error", "the upstream did not answer in time: try again"},
+		{"answering too late", hanging.Host, hanging.Transport(), 500 * time.Millisecond, 504, "http_response_timeout", server, "timeout_error", "the upstream did not answer in time: try again"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

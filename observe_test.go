@@ -101,7 +101,7 @@ func TestRecord(t *testing.T) {
 	}
 	deadline := func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ctx, cancel := context.WithTimeout(r.Context(), 100*time.Millisecond)
+			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 			defer cancel()
 			h.ServeHTTP(w, r.WithContext(ctx))
 		})
@@ -278,7 +278,7 @@ func TestRecord(t *testing.T) {
 			name:  "client leaves before the head",
 			setup: setup{provider: apexproxytest.Hang()},
 			do: func(t *testing.T, url string) {
-				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				req, _ := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/chat/completions", strings.NewReader(chatBody))
 				req.Header.Set("Authorization", bearerHeader)
@@ -660,7 +660,7 @@ func TestReporters_isolation(t *testing.T) {
 		}
 	}
 	settle(p)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 	defer cancel()
 	if err := p.Shutdown(ctx); err == nil {
 		t.Error("Shutdown did not tell that a reporter hangs")
