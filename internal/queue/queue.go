@@ -42,6 +42,7 @@ type Queue[T any] struct {
 
 	mu     sync.Mutex
 	items  []item[T]
+	first  int // of items that waits; those before it are zero
 	held   int // items waiting or being handled
 	bytes  int64
 	closed bool
@@ -125,7 +126,7 @@ func (q *Queue[T]) Close(ctx context.Context) error {
 	if !q.gaveUp {
 		q.gaveUp = true
 		q.stats.Closed += uint64(q.held)
-		q.items = nil
+		q.items, q.first = nil, 0
 	}
 	return ctx.Err()
 }
@@ -151,14 +152,20 @@ func (q *Queue[T]) work() {
 func (q *Queue[T]) take() (size int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := min(len(q.items), q.cfg.Batch)
-	for _, it := range q.items[:n] {
+	waiting := q.items[q.first:]
+	waiting = waiting[:min(len(waiting), q.cfg.Batch)]
+	for _, it := range waiting {
 		q.batch = append(q.batch, it.value)
 		size += it.size
 	}
-	rest := copy(q.items, q.items[n:])
-	clear(q.items[rest:])
-	q.items = q.items[:rest]
+	clear(waiting)
+	q.first += len(waiting)
+	// Moved down at half, so that an item is moved once on average.
+	if q.first >= len(q.items)-q.first {
+		rest := copy(q.items, q.items[q.first:])
+		clear(q.items[rest:])
+		q.items, q.first = q.items[:rest], 0
+	}
 	return size
 }
 
