@@ -174,8 +174,14 @@ func (s *server) countCancelled() {
 }
 
 // watch counts the request as cancelled if its context ends before the returned func is called.
-func (s *server) watch(r *http.Request) (stop func() bool) {
-	return context.AfterFunc(r.Context(), s.countCancelled)
+func (s *server) watch(r *http.Request) (stop func()) {
+	unwatch := context.AfterFunc(r.Context(), s.countCancelled)
+	return func() {
+		// A context that ends wakes the reply, which may be here before the AfterFunc has been started.
+		if unwatch() && r.Context().Err() != nil {
+			s.countCancelled()
+		}
+	}
 }
 
 // RefusingAddr returns a loopback address, host:port, that refuses connections: its listener is closed.
