@@ -26,19 +26,7 @@ func BenchmarkConvert(b *testing.B) {
 	answer := `{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-4.1","choices":[{"index":0,"message":{"role":"assistant","content":"` +
 		strings.Repeat("answer ", 260) + `","tool_calls":[{"id":"call_1","type":"function","function":{"name":"weather","arguments":"{\"city\":\"Paris\",\"unit\":\"celsius\"}"}}]},` +
 		`"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":500,"completion_tokens":260,"total_tokens":760}}`
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		if r.Header.Get("X-Bench") != "stream" {
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = io.WriteString(w, answer)
-			return
-		}
-		w.Header().Set("Content-Type", "text/event-stream")
-		for _, c := range chunks {
-			_, _ = io.WriteString(w, c)
-			w.(http.Flusher).Flush()
-		}
-	}))
+	upstream := benchUpstream(answer, chunks)
 	defer upstream.Close()
 	proxy, err := apexproxy.New(
 		apexproxy.WithGateway(apexproxy.Gateway{BaseURL: upstream.URL + "/v1/a/g", Token: "bench"}),

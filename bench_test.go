@@ -31,19 +31,7 @@ func BenchmarkProxy(b *testing.B) {
 	}
 	answer := `{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-5.5","choices":[{"index":0,"message":{"role":"assistant","content":"` +
 		strings.Repeat("answer ", 260) + `"},"finish_reason":"stop"}],"usage":{"prompt_tokens":500,"completion_tokens":260,"total_tokens":760}}`
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		if r.Header.Get("X-Bench") != "stream" {
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = io.WriteString(w, answer)
-			return
-		}
-		w.Header().Set("Content-Type", "text/event-stream")
-		for _, event := range stream {
-			_, _ = io.WriteString(w, event)
-			w.(http.Flusher).Flush()
-		}
-	}))
+	upstream := benchUpstream(answer, stream)
 	defer upstream.Close()
 
 	proxy := func(opts ...apexproxy.Option) func() http.Handler {
@@ -181,6 +169,24 @@ func plainProxy(upstream string) http.Handler {
 		BufferPool:    benchPool{pool},
 		ErrorLog:      log.New(io.Discard, "", 0),
 	}
+}
+
+// benchUpstream answers with a document, or with events where X-Bench asks for a
+// stream.
+func benchUpstream(answer string, events []string) *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.Header.Get("X-Bench") != "stream" {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, answer)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, event := range events {
+			_, _ = io.WriteString(w, event)
+			w.(http.Flusher).Flush()
+		}
+	}))
 }
 
 func benchBody(size int) []byte {

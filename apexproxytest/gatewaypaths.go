@@ -1,9 +1,7 @@
 package apexproxytest
 
 import (
-	"maps"
 	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -63,9 +61,6 @@ const compatModels = `{"object":"list","data":[` +
 	`{"id":"google-ai-studio/gemini-3-pro","object":"model","created_at":1767225600,"cost_in":0.000002,"cost_out":0.000012,"owned_by":"google-ai-studio"},` +
 	`{"id":"workers-ai/@cf/meta/llama-4-scout-17b-16e-instruct","object":"model","created_at":1767225600,"cost_in":2.7e-7,"cost_out":8.5e-7,"owned_by":"workers-ai"},` +
 	`{"id":"perplexity/sonar","object":"model","created_at":1767225600,"cost_in":0.000001,"cost_out":0.000001,"owned_by":"perplexity"}]}`
-
-// KnownProviders returns the slugs that a Gateway knows by itself, sorted; custom-* come on top.
-func KnownProviders() []string { return slices.Sorted(maps.Keys(providerPaths)) }
 
 func (g *Gateway) paths(slug string) (patterns []string, known bool) {
 	if patterns, known = g.cfg.Paths[slug]; known {

@@ -132,12 +132,9 @@ func dropped(n string) bool {
 	return false
 }
 
-// secret lists the headers whose values a record shows as [Redacted], beside
-// the credentials.
-var secret = set(
-	"Cf-Aig-Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie",
-	ControlPrefix+"Token", "X-Auth-Token", "Authentication-Info", "Cf-Access-Client-Secret", "Cf-Access-Jwt-Assertion",
-)
+// secret lists the headers whose values a record shows as [Redacted] although
+// they are no credentials of a provider and do not sound like a secret.
+var secret = set("Authentication-Info", "Cf-Access-Jwt-Assertion")
 
 // soundsSecret reports whether a part of a header's name is a word for a secret.
 // Too much redacted costs nothing.

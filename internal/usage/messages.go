@@ -20,15 +20,10 @@ func (r *Reader) messagesEvent(e sse.Event) {
 		!failed && !bytes.Contains(e.Data, messagePrefix) && !bytes.Contains(e.Data, errorWord) {
 		return
 	}
-	doc, ok := object(e.Data)
-	typ := doc.Get("type").Str
-	if failed || typ == "error" {
-		r.fail(doc)
-	}
+	doc, typ, ok := r.typed(e)
 	if !ok {
 		return
 	}
-	r.failure(doc)
 	switch typ {
 	case "message_start":
 		r.message(members(doc.Get("message")))

@@ -18,15 +18,10 @@ func (r *Reader) responsesEvent(e sse.Event) {
 		!failed && !bytes.Contains(e.Data, responseName) && !bytes.Contains(e.Data, errorWord) {
 		return
 	}
-	doc, ok := object(e.Data)
-	typ := doc.Get("type").Str
-	if failed || typ == "error" {
-		r.fail(doc)
-	}
+	doc, typ, ok := r.typed(e)
 	if !ok {
 		return
 	}
-	r.failure(doc)
 	r.response(members(doc.Get("response")))
 	switch typ {
 	case "response.completed", "response.incomplete", "response.failed":

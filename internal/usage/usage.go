@@ -206,6 +206,19 @@ func (d doc) Get(path string) gjson.Result {
 	return gjson.Result{}
 }
 
+// typed parses an event that names its type in its data, and notes the error that it may be or hold.
+func (r *Reader) typed(e sse.Event) (d doc, typ string, ok bool) {
+	d, ok = object(e.Data)
+	typ = d.Get("type").Str
+	if string(e.Type) == "error" || typ == "error" {
+		r.fail(d)
+	}
+	if ok {
+		r.failure(d)
+	}
+	return d, typ, ok
+}
+
 // failure notes the doc's error object, if it has one.
 func (r *Reader) failure(doc doc) {
 	if e := doc.Get("error"); e.IsObject() || e.Type == gjson.String && e.Str != "" {
