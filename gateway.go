@@ -2,7 +2,6 @@ package apexproxy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,13 +11,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/tidwall/gjson"
-
-	"github.com/loadchange/apexproxy/internal/body"
-	"github.com/loadchange/apexproxy/internal/convert"
 	"github.com/loadchange/apexproxy/internal/header"
+	"github.com/loadchange/apexproxy/internal/protocol"
 )
 
 // Gateway is a Cloudflare AI Gateway: where it is and how it is used. With it,
@@ -87,23 +82,11 @@ type Provider struct {
 	Embeddings  string
 	Compat      string // what stands before /model on /compat; empty when it is not there
 	StreamUsage bool   // chat streams may be asked for usage (stream_options.include_usage)
-	// Profile says what requests converted from Messages have to respect. Nil
-	// means what [ProfileFor] knows of the provider and each model.
-	Profile *Profile
+	// Profile says what requests that are converted to Chat Completions have to
+	// respect. Nil means what [ProfileFor] knows of the provider and each model.
+	// It is not copied: do not change it after [New].
+	Profile *ChatProfile
 }
-
-// Profile says how a provider's models want to be asked over Chat Completions:
-// LimitField names the token limit; User, ServiceTier, AnyEffort and Efforts say
-// what is taken; NoSampling, NoUsageOption, NoTools, NoParallelField and NoStrict
-// what is refused; ShortToolIDs, RequiredIsAny, PlainSchemas, MarkPrefill,
-// EffortOrTools, JSONObjectOnly and MaxStop what has to be spelled differently;
-// Echo, EmptyEcho and CallSigned what of its thinking the model wants back. Start
-// from [ProfileFor]. It is not copied: do not change it after [New].
-type Profile = convert.Profile
-
-// ProfileFor returns the built-in profile of a model at a provider, to be
-// changed and set in [Provider].Profile.
-func ProfileFor(provider, model string) Profile { return convert.ProfileFor(provider, model) }
 
 // compatChat is the gateway's OpenAI-compatible endpoint.
 // https://developers.cloudflare.com/ai-gateway/usage/chat-completion/
@@ -138,41 +121,59 @@ var unified = map[string]bool{
 	"grok": true, "deepseek": true, "cerebras": true, "cohere": true,
 }
 
-// gateway is a [Gateway] resolved: what does not change from request to request
-// is worked out once.
+// gateway is a [Gateway] resolved: what does not change from request to request is worked out once.
 type gateway struct {
 	Gateway
 	base    *url.URL
-	own     http.Header // what every request carries; read only
+	fixed   http.Header // what every request carries; read only
 	forward map[string]bool
 	table   map[string]Provider
 	names   string // for messages
 	rt      http.RoundTripper
 }
 
+func newGateway(g Gateway, extra []Provider, rt http.RoundTripper) (*gateway, error) {
+	errs := []error{g.validate()}
+	if g.BaseURL == "" {
+		g.BaseURL = "https://gateway.ai.cloudflare.com/v1/" + g.AccountID + "/" + g.GatewayID
+	}
+	base, err := parseBase(g.BaseURL)
+	errs = append(errs, err)
+	if g.Azure.APIVersion == "" {
+		g.Azure.APIVersion = defaultAzureVersion
+	}
+	if g.ForwardHeaders == nil {
+		g.ForwardHeaders = header.DefaultForward
+	}
+	out := &gateway{Gateway: g, base: base, rt: rt, forward: header.Set(g.ForwardHeaders), table: map[string]Provider{}}
+	out.fixed = http.Header{"Cf-Aig-Authorization": {"Bearer " + g.Token}}
+	if g.BYOKOnly {
+		out.fixed.Set("Cf-Aig-No-Wholesale", "true")
+	}
+	for _, row := range slices.Concat(providers, extra) {
+		errs = append(errs, row.validate())
+		out.table[row.Name] = row
+	}
+	out.names = strings.Join(slices.Sorted(maps.Keys(out.table)), ", ")
+	return out, errors.Join(errs...)
+}
+
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-func newGateway(g Gateway, extra []Provider, rt http.RoundTripper) (*gateway, error) {
+// validate returns all that is wrong with g but for its BaseURL.
+func (g *Gateway) validate() error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf("gateway: "+format, args...)) }
-
-	raw := g.BaseURL
-	if raw == "" {
-		if !idPattern.MatchString(g.AccountID) {
-			fail("AccountID %q is not an account id (letters, digits, - and _)", g.AccountID)
-		}
-		if !idPattern.MatchString(g.GatewayID) {
-			fail("GatewayID %q is not a gateway id (letters, digits, - and _)", g.GatewayID)
-		}
-		raw = "https://gateway.ai.cloudflare.com/v1/" + g.AccountID + "/" + g.GatewayID
+	if g.BaseURL == "" && !idPattern.MatchString(g.AccountID) {
+		fail("AccountID %q is not an account id (letters, digits, - and _)", g.AccountID)
 	}
-	base, err := url.Parse(strings.TrimRight(raw, "/"))
-	if err != nil || base.Scheme != "https" && base.Scheme != "http" || base.Host == "" || base.User != nil || base.RawQuery != "" || base.Fragment != "" {
-		fail("BaseURL must be http(s)://host[/path] without user, query and fragment")
+	if g.BaseURL == "" && !idPattern.MatchString(g.GatewayID) {
+		fail("GatewayID %q is not a gateway id (letters, digits, - and _)", g.GatewayID)
 	}
-	if g.Token == "" {
+	switch {
+	case g.Token == "":
 		fail("Token is empty: without it nobody could be told from anybody")
-	} else if strings.ContainsFunc(g.Token, func(c rune) bool { return c <= ' ' || c >= 0x7F }) {
+	case strings.ContainsFunc(g.Token, func(c rune) bool { return c <= ' ' || c >= 0x7F }):
 		fail("Token holds white space, a line end or a character outside ASCII")
 	}
 	for name, v := range map[string]string{"Azure.Resource": g.Azure.Resource, "Azure.APIVersion": g.Azure.APIVersion} {
@@ -180,31 +181,20 @@ func newGateway(g Gateway, extra []Provider, rt http.RoundTripper) (*gateway, er
 			fail("%s %q may hold letters, digits, - and _ only", name, v)
 		}
 	}
-	if g.Azure.APIVersion == "" {
-		g.Azure.APIVersion = defaultAzureVersion
-	}
-
-	forward := g.ForwardHeaders
-	for _, name := range forward {
+	for _, name := range g.ForwardHeaders {
 		if len(name) < 8 || !strings.EqualFold(name[:7], "cf-aig-") {
 			fail("ForwardHeaders: %q is no cf-aig- header: write full names; other headers need no list", name)
 		}
 	}
-	if forward == nil {
-		forward = header.DefaultForward
+	return errors.Join(errs...)
+}
+
+func parseBase(raw string) (*url.URL, error) {
+	u, err := url.Parse(strings.TrimRight(raw, "/"))
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, errors.New("gateway: BaseURL must be http(s)://host[/path] without user, query and fragment")
 	}
-	out := &gateway{Gateway: g, base: base, own: http.Header{"Cf-Aig-Authorization": {"Bearer " + g.Token}}, forward: header.Set(forward), table: map[string]Provider{}, rt: rt}
-	if g.BYOKOnly {
-		out.own.Set("Cf-Aig-No-Wholesale", "true")
-	}
-	for _, row := range slices.Concat(providers, extra) {
-		if err := row.validate(); err != nil {
-			errs = append(errs, err)
-		}
-		out.table[row.Name] = row
-	}
-	out.names = strings.Join(slices.Sorted(maps.Keys(out.table)), ", ")
-	return out, errors.Join(errs...)
+	return u, nil
 }
 
 var (
@@ -229,6 +219,7 @@ func (row Provider) validate() error {
 	return nil
 }
 
+// provider returns the row of a name. Of prefix rows the longest counts.
 func (g *gateway) provider(name string) (Provider, bool) {
 	if row, ok := g.table[name]; ok && !strings.HasSuffix(name, "*") {
 		return row, true
@@ -243,51 +234,48 @@ func (g *gateway) provider(name string) (Provider, bool) {
 	return found, found.Name != ""
 }
 
-// resolve points the exchange at the provider's path for its operation and sets
-// the model that goes there.
-func (g *gateway) resolve(x *exchange, r *http.Request, model, name string) *reply {
-	x.rec.Provider = name
-	row, ok := g.provider(name)
+// aim decides on the provider's path for the operation and the model as it is written there.
+func (g *gateway) aim(x *exchange, model, provider string) *reply {
+	x.provider, x.model = provider, model
+	row, ok := g.provider(provider)
 	if !ok {
-		return refuse(400, "unknown_provider", "provider %s is unknown: use one of %s", quoteShort(name), g.names)
+		return refuse(400, "unknown_provider", "provider %s is unknown: use one of %s", quoteShort(provider), g.names)
 	}
-	x.rec.RequestModel = model
-	x.profile = row.Profile
-	path := ""
-	switch x.rec.Operation {
-	case OperationChat:
-		path = g.chatPath(x, row, model)
-		x.askUsage = row.StreamUsage
-	case OperationMessages, OperationCountTokens:
-		if row.Messages == "" {
-			path = g.chatPath(x, row, model)
-			x.rec.Converted = true
-		} else if path = row.Messages; x.rec.Operation == OperationCountTokens {
-			path += "/count_tokens"
-		}
-	case OperationResponses:
+	var path string
+	switch x.client {
+	case protocol.Chat:
+		path = row.Chat
+	case protocol.Messages:
+		path = row.Messages
+	case protocol.Responses:
 		path = row.Responses
-	case OperationEmbeddings:
+	case protocol.Embeddings:
 		path = row.Embeddings
 	}
-	if path == "" {
-		return refuse(400, "unsupported_operation", "provider %s has no %s API here: choose another provider or operation", name, x.rec.Operation)
+	if x.client == protocol.Messages && path == "" {
+		x.upstream = protocol.Chat
 	}
-	return g.aim(x, r, path, name, model)
+	if x.upstream == protocol.Chat {
+		if path = row.Chat; row.Compat != "" && (path == "" || g.PreferCompat && unified[row.Name]) {
+			path = compatChat
+			x.model = compatModel(row.Compat, model)
+		}
+		x.askUsage = row.StreamUsage && x.stream && x.observed && !x.converts()
+		x.setProfile(row.Profile, provider)
+	}
+	switch {
+	case path == "":
+		return refuse(400, "unsupported_operation", "provider %s has no %s API here: choose another provider or operation", provider, x.operation)
+	case x.estimates():
+		return nil // nothing is sent
+	case x.operation == OperationCountTokens:
+		path += "/count_tokens"
+	}
+	return g.aimAt(x, path, provider, model)
 }
 
-// chatPath returns where row takes chat completions, and sets the model as it
-// has to be written there.
-func (g *gateway) chatPath(x *exchange, row Provider, model string) string {
-	if row.Compat == "" || row.Chat != "" && !(g.PreferCompat && unified[row.Name]) {
-		return row.Chat
-	}
-	x.rec.RequestModel = compatModel(row.Compat, model)
-	return compatChat
-}
-
-// compatModel joins a compat prefix and a model. A client may repeat the part
-// of the prefix that is the model's publisher (google/gemini-… on Vertex).
+// compatModel joins a compat prefix and a model. A client may repeat the part of the prefix that is
+// the model's publisher (google/gemini-… on Vertex).
 func compatModel(prefix, model string) string {
 	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
 		model = strings.TrimPrefix(model, prefix[i+1:]+"/")
@@ -295,9 +283,12 @@ func compatModel(prefix, model string) string {
 	return prefix + "/" + model
 }
 
-// aim completes the target: URL, query, and the headers that belong to this
-// host and no other.
-func (g *gateway) aim(x *exchange, r *http.Request, path, provider, model string) *reply {
+// aimAtModels decides on the gateway's own list of models, of which one model is a part.
+func (g *gateway) aimAtModels(x *exchange) *reply { return g.aimAt(x, "/compat/models", "", "") }
+
+// aimAt makes the target of a path below the base URL: URL, query, and the headers that belong to
+// this host and no other.
+func (g *gateway) aimAt(x *exchange, path, provider, model string) *reply {
 	azure := strings.Contains(path, "{api-version}")
 	if strings.Contains(path, "{resource}") && g.Azure.Resource == "" {
 		return refuse(400, "unsupported_operation", "provider %s is not configured on this proxy", provider)
@@ -314,104 +305,32 @@ func (g *gateway) aim(x *exchange, r *http.Request, path, provider, model string
 	if azure {
 		drop = append(drop, "api-version")
 	}
-	if x.rec.Converted {
+	if x.converts() {
 		drop = append(drop, "beta")
 	}
-	kept := header.StripQuery(r.URL.RawQuery, drop...)
+	kept := header.StripQuery(x.r.URL.RawQuery, drop...)
 	if query != "" && kept != "" {
 		query += "&"
 	}
 	u := *g.base
 	setPath(&u, g.base.EscapedPath()+path)
 	u.RawQuery = query + kept
-
-	h := g.own
-	if g.Header != nil {
-		h = http.Header{}
-		for name, values := range g.Header(r.WithContext(context.WithValue(r.Context(), identityKey{}, x.rec.Identity))) {
-			h[http.CanonicalHeaderKey(name)] = slices.Clone(values)
-		}
-		maps.Copy(h, g.own)
-	}
-	x.aim(target{url: u, header: h, rt: g.rt})
+	x.target = target{url: u, header: g.headers(x), rt: g.rt}
 	return nil
 }
 
-// models asks the gateway's own list, of which one model is a part.
-func (g *gateway) models(x *exchange, r *http.Request) *reply {
-	return g.aim(x, r, "/compat/models", "", "")
-}
-
-// modelList turns the gateway's list into the client's dialect, with ids that
-// this proxy routes: provider/name becomes name#provider. It picks the model id
-// if that is not empty. ok is false when it is no such list, found when it
-// has no such model.
-// https://developers.cloudflare.com/ai-gateway/integrations/coding-agents/xcode/
-func (g *gateway) modelList(list []byte, d dialect, id string) (out []byte, ok, found bool) {
-	_, err := body.Scan(list)
-	data := gjson.GetBytes(list, "data")
-	if err != nil || !data.IsArray() {
-		return nil, false, false
+// headers returns what this request to the gateway carries of ours, read only.
+func (g *gateway) headers(x *exchange) http.Header {
+	if g.Header == nil {
+		return g.fixed
 	}
-	type model struct {
-		ID          string `json:"id"`
-		Object      string `json:"object,omitempty"`
-		Created     *int64 `json:"created,omitempty"`
-		OwnedBy     string `json:"owned_by,omitempty"`
-		Type        string `json:"type,omitempty"`
-		DisplayName string `json:"display_name,omitempty"`
-		CreatedAt   string `json:"created_at,omitempty"`
+	r := x.r.WithContext(context.WithValue(x.r.Context(), identityKey{}, x.identity))
+	h := http.Header{}
+	for name, values := range g.Header(r) {
+		h[http.CanonicalHeaderKey(name)] = slices.Clone(values)
 	}
-	models := []model{}
-	for _, m := range data.Array() {
-		name, provider, routed := g.routable(m.Get("id").Str)
-		if !routed {
-			continue
-		}
-		created := m.Get("created_at").Int()
-		entry := model{ID: name + "#" + provider, Object: "model", Created: &created, OwnedBy: provider}
-		if d == dialectAnthropic {
-			entry = model{ID: entry.ID, Type: "model", DisplayName: entry.ID, CreatedAt: time.Unix(created, 0).UTC().Format(time.RFC3339)}
-		}
-		if id == entry.ID {
-			out, err := json.Marshal(entry)
-			return out, err == nil, true
-		}
-		models = append(models, entry)
-	}
-	var page any = struct {
-		Object string  `json:"object"`
-		Data   []model `json:"data"`
-	}{"list", models}
-	if d == dialectAnthropic {
-		p := struct {
-			Data    []model `json:"data"`
-			HasMore bool    `json:"has_more"`
-			FirstID *string `json:"first_id"`
-			LastID  *string `json:"last_id"`
-		}{Data: models}
-		if n := len(models); n > 0 {
-			p.FirstID, p.LastID = &models[0].ID, &models[n-1].ID
-		}
-		page = p
-	}
-	out, err = json.Marshal(page)
-	return out, err == nil, id == ""
-}
-
-// routable splits an id of the gateway's list. One whose provider has no row is
-// still reached through compat.
-func (g *gateway) routable(id string) (name, provider string, ok bool) {
-	if id == "" || strings.Contains(id, "#") {
-		return "", "", false
-	}
-	name, provider, longest := id, "compat", 0
-	for _, row := range g.table {
-		if rest, ok := strings.CutPrefix(id, row.Compat+"/"); ok && rest != "" && (len(row.Compat) > longest || len(row.Compat) == longest && row.Name < provider) {
-			name, provider, longest = rest, row.Name, len(row.Compat)
-		}
-	}
-	return name, provider, true
+	maps.Copy(h, g.fixed)
+	return h
 }
 
 // setPath sets an escaped path so that its bytes are sent as they are.

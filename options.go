@@ -1,6 +1,7 @@
 package apexproxy
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,7 +12,7 @@ import (
 // An Option configures a [Proxy]. The order of options does not matter.
 // [WithProvider], [WithReporter] and [WithCORS] add to what was given before;
 // of the others the last one counts. Slices and maps passed in are copied, except
-// a [Profile].
+// a [ChatProfile].
 type Option interface{ apply(*config) }
 
 type optionFunc func(*config)
@@ -30,6 +31,7 @@ type config struct {
 	maxRequest  int64
 	maxBuffered int64
 	transport   http.RoundTripper
+	owned       []*http.Transport // made here, for the Proxy to close
 	sinks       []sinkConfig
 	logger      *slog.Logger
 }
@@ -39,6 +41,61 @@ const (
 	defaultMaxRequest  = 32 << 20
 	defaultMaxBuffered = 512 << 20
 )
+
+// newConfig applies the options, and the defaults of what none of them says.
+func newConfig(opts []Option) *config {
+	c := &config{maxRequest: defaultMaxRequest}
+	for _, o := range opts {
+		if o != nil {
+			o.apply(c)
+		}
+	}
+	if c.logger == nil {
+		c.logger = slog.New(slog.DiscardHandler)
+	}
+	if c.maxBuffered == 0 {
+		c.maxBuffered = max(defaultMaxBuffered, c.maxRequest)
+	}
+	if c.transport == nil {
+		t := NewTransport()
+		c.transport, c.owned = t, append(c.owned, t)
+	}
+	return c
+}
+
+// clients returns who decides which clients may use the gateway.
+func (c *config) clients() Authenticator {
+	switch {
+	case c.authSet:
+		return c.auth
+	case c.gateway != nil:
+		return Tokens(c.gateway.Token)
+	}
+	return nil
+}
+
+// validate returns what is wrong with the options beside the values that have a grammar of their
+// own: the gateway, hosts, mapping and origins are checked where they are read.
+func (c *config) validate() error {
+	var errs []error
+	check := func(wrong bool, message string) {
+		if wrong {
+			errs = append(errs, errors.New(message))
+		}
+	}
+	check(c.maxRequest <= 0 || c.maxBuffered < c.maxRequest, "WithMaxRequestBytes must be positive and not above WithMaxBufferedBytes")
+	check(c.gateway == nil && c.passthrough == nil, "nothing to forward to: give WithGateway, WithPassthrough or both")
+	check(c.gateway == nil && (c.authSet || len(c.providers) > 0),
+		"WithAuth and WithProvider need WithGateway: passthrough has Passthrough.Auth and no table")
+	check(c.authSet && (c.auth == nil || admitsNobody(c.auth)), "WithAuth: the Authenticator is nil, or Tokens got no token or an empty one")
+	check(c.passthrough != nil && c.passthrough.Auth != nil && admitsNobody(c.passthrough.Auth), "passthrough: Auth: Tokens got no token or an empty one")
+	for _, s := range c.sinks {
+		check(s.reporter == nil, "WithReporter: the Reporter is nil")
+		check(s.Items <= 0 || s.Bytes <= 0 || s.Batch <= 0 || s.Timeout <= 0 || s.content < 0,
+			"WithReporter: QueueSize, BatchSize, ReportTimeout and CaptureContent must be positive")
+	}
+	return errors.Join(errs...)
+}
 
 // WithGateway turns gateway mode on. Without it, requests that name no upstream
 // are refused.

@@ -3,6 +3,7 @@ package apexproxy_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -255,21 +256,24 @@ func TestTransportIsLeftAlone(t *testing.T) {
 // TestNoSecretInLog: what goes wrong is logged without a header or a body.
 func TestNoSecretInLog(t *testing.T) {
 	t.Parallel()
-	var log bytes.Buffer
+	var log lockedBuffer
+	failing := apexproxy.ReporterFunc(func(context.Context, []apexproxy.Record) error { return errors.New("the store is away") })
 	up := newUpstream(t, apexproxytest.Abort(`{"half":`))
 	p, err := apexproxy.New(append(reaching(up), apexproxy.WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+		apexproxy.WithReporter(failing, apexproxy.CaptureContent(1<<10)),
 		apexproxy.WithGateway(apexproxy.Gateway{BaseURL: "http://" + apexproxytest.RefusingAddr(), Token: gatewayToken}))...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const prompt = "a prompt nobody may read"
 	t.Cleanup(func() { // after the server: nobody writes any more
-		if log.Len() == 0 {
-			t.Error("nothing was logged")
+		text := log.String()
+		if !strings.Contains(text, "the store is away") {
+			t.Errorf("what went wrong was not logged: %q", text)
 		}
 		for _, secret := range []string{gatewayToken, clientKey, prompt} {
-			if strings.Contains(log.String(), secret) {
-				t.Errorf("the log holds %q:\n%s", secret, &log)
+			if strings.Contains(text, secret) {
+				t.Errorf("the log holds %q:\n%s", secret, text)
 			}
 		}
 	})

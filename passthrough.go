@@ -13,6 +13,7 @@ import (
 
 	"github.com/loadchange/apexproxy/internal/guard"
 	"github.com/loadchange/apexproxy/internal/header"
+	"github.com/loadchange/apexproxy/internal/protocol"
 )
 
 // Passthrough lets clients name the upstream in X-APEX-AI-PROXY-PROVIDER and
@@ -36,7 +37,7 @@ type passthrough struct {
 	auth  Authenticator
 	hosts map[string]bool // nil: any public host
 	rt    http.RoundTripper
-	own   *http.Transport // rt, if we made it
+	owned []*http.Transport // rt, if we made it
 }
 
 func newPassthrough(p Passthrough, base http.RoundTripper) (*passthrough, error) {
@@ -69,7 +70,7 @@ func newPassthrough(p Passthrough, base http.RoundTripper) (*passthrough, error)
 			t.Dial, t.DialTLS, t.DialTLSContext = nil, nil, nil
 			t.ForceAttemptHTTP2 = true
 		}
-		out.rt, out.own = t, t
+		out.rt, out.owned = t, []*http.Transport{t}
 	case len(p.Hosts) == 0:
 		errs = append(errs, errors.New("passthrough: a transport that is not *http.Transport cannot be kept off private addresses: list Hosts, or pass an *http.Transport"))
 	}
@@ -225,15 +226,9 @@ func hasDotSegment(path string) bool {
 	return false
 }
 
-// route points a passthrough exchange at the upstream that the client named. In
-// gateway mode only the body tells the way: see mapModel.
-func (p *Proxy) route(r *http.Request, x *exchange) *reply {
-	if x.rec.Mode == ModeGateway {
-		if p.gateway == nil {
-			return refuse(400, "no_gateway", "this proxy has no gateway: name an upstream in X-APEX-AI-PROXY-PROVIDER")
-		}
-		return nil
-	}
+// aim decides on the target that the client names. No body is read for it.
+func (pt *passthrough) aim(x *exchange) *reply {
+	r := x.r
 	values := r.Header[headerProvider]
 	if len(values) != 1 {
 		return refuse(400, "invalid_provider", "X-APEX-AI-PROXY-PROVIDER must come once")
@@ -242,28 +237,31 @@ func (p *Proxy) route(r *http.Request, x *exchange) *reply {
 	if err != nil {
 		return refuse(400, "invalid_provider", "X-APEX-AI-PROXY-PROVIDER %v", err)
 	}
-	x.rec.Provider = d.authority()
-	if p.passthrough.hosts != nil && !p.passthrough.hosts[d.address()] {
+	x.provider = d.authority()
+	if pt.hosts != nil && !pt.hosts[d.address()] {
 		return refuse(403, "host_not_allowed", "the host in X-APEX-AI-PROXY-PROVIDER is not on this proxy's list")
 	}
-	if a, err := netip.ParseAddr(d.host); err == nil && p.passthrough.hosts == nil && !guard.Public(a) {
-		return unreachable(guard.ErrBlocked)
+	if a, err := netip.ParseAddr(d.host); err == nil && pt.hosts == nil && !guard.Public(a) {
+		return prohibited()
 	}
-	path := r.URL.EscapedPath()
 	if hasDotSegment(r.URL.Path) {
 		return refuse(400, "invalid_path", "the path has a . or .. segment: write it out")
 	}
-	u := url.URL{Scheme: "https", Host: d.authority(), RawQuery: r.URL.RawQuery}
-	switch op, protocol := x.rec.Operation, strings.ToLower(strings.TrimSpace(r.Header.Get(headerType))); {
-	case protocol == "chat-completions" && (op == OperationMessages || op == OperationCountTokens):
-		x.rec.Converted = true
+	path, query := r.URL.EscapedPath(), r.URL.RawQuery
+	switch asked := strings.ToLower(strings.TrimSpace(r.Header.Get(headerType))); {
+	case asked == "chat-completions" && x.client == protocol.Messages && x.operation != OperationModels:
+		x.upstream = protocol.Chat
 		path = strings.TrimSuffix(strings.TrimRight(path, "/"), "/messages") + "/chat/completions"
-		u.RawQuery = header.StripQuery(u.RawQuery, "beta")
-	case protocol == "anthropic" && op == OperationChat:
+		query = header.StripQuery(query, "beta")
+	case asked == "anthropic" && x.client == protocol.Chat:
 		return refuse(400, "unsupported_operation",
 			"chat completions cannot be converted for an upstream that speaks anthropic: send a messages request")
 	}
+	if x.estimates() {
+		return nil // nothing is sent
+	}
+	u := url.URL{Scheme: "https", Host: d.authority(), RawQuery: query}
 	setPath(&u, d.base+path)
-	x.aim(target{url: u, rt: p.passthrough.rt})
+	x.target = target{url: u, rt: pt.rt}
 	return nil
 }

@@ -5,10 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"strings"
 	"sync"
@@ -16,13 +14,42 @@ import (
 	"time"
 
 	"github.com/loadchange/apexproxy/internal/body"
-	"github.com/loadchange/apexproxy/internal/convert"
 	"github.com/loadchange/apexproxy/internal/header"
+	"github.com/loadchange/apexproxy/internal/protocol"
 )
 
-// A Proxy is an [http.Handler] that forwards LLM requests to a Cloudflare AI
-// Gateway or to the upstream a client names. Make one with [New]. It is safe
-// for concurrent use and immutable.
+// ServeHTTP answers one exchange. Its stages run in this order, which is a security property:
+//
+//	classify      which operation, protocol and mode; answers what needs no upstream
+//	authenticate  who calls                                              auth.go
+//	route         the target and the model that goes there               gateway.go, passthrough.go, mapping.go
+//	prepare       the body as it goes there: replaced or converted       request.go
+//	forward       send → head → copy → trailers                          forward.go
+//	              what is not copied: converted, translated, listed      answer.go
+//	end           one Record of it all, for the Reporters                record.go, observe.go
+//
+// The first three decide and write the plan; prepare and forward apply it; end observes. A stage
+// that answers itself returns a reply, which errors.go renders. None of them changes r.
+//
+// When an upstream's answer breaks off under an [http.Server], ServeHTTP panics with
+// [http.ErrAbortHandler] so that the client sees it; middleware that recovers must panic again with
+// it.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := p.begin(w, r)
+	defer p.end(x)
+	for _, stage := range [...]func(*exchange) *reply{
+		p.classify, p.authenticate, p.route, p.prepare, p.forward,
+	} {
+		if rp := stage(x); rp != nil {
+			p.write(x, rp)
+			break
+		}
+	}
+	x.done = true
+}
+
+// A Proxy is an [http.Handler] that forwards LLM requests to a Cloudflare AI Gateway or to the
+// upstream a client names. Make one with [New]. It is safe for concurrent use and immutable.
 type Proxy struct {
 	gateway     *gateway     // nil: off
 	passthrough *passthrough // nil: off
@@ -32,9 +59,8 @@ type Proxy struct {
 	strict      bool
 	maxRequest  int64
 	budget      *body.Budget
-	reverse     *httputil.ReverseProxy
 	logger      *slog.Logger
-	own         *http.Transport // ours to close, or nil
+	owned       []*http.Transport // ours to close
 	sinks       []*sink
 	content     int // bytes of each body that some reporter wants
 	inFlight    atomic.Int64
@@ -42,212 +68,103 @@ type Proxy struct {
 
 var _ http.Handler = (*Proxy)(nil)
 
-// New returns a Proxy, or all mistakes in its options joined in one error. At
-// least one of [WithGateway] and [WithPassthrough] is needed. It starts one
-// goroutine for each reporter, which [Proxy.Shutdown] ends, and no other.
-func New(opts ...Option) (*Proxy, error) {
-	c := config{maxRequest: defaultMaxRequest}
-	for _, o := range opts {
-		if o != nil {
-			o.apply(&c)
-		}
-	}
-	p := &Proxy{maxRequest: c.maxRequest, strict: c.strict, logger: c.logger}
-	var errs []error
-	check := func(err error) {
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if p.logger == nil {
-		p.logger = slog.New(slog.DiscardHandler)
-	}
-	if c.maxBuffered == 0 {
-		c.maxBuffered = max(defaultMaxBuffered, c.maxRequest)
-	}
-	if c.maxRequest <= 0 || c.maxBuffered < c.maxRequest {
-		check(errors.New("WithMaxRequestBytes must be positive and not above WithMaxBufferedBytes"))
-	}
-	p.budget = body.NewBudget(c.maxBuffered)
-	if c.transport == nil {
-		p.own = NewTransport()
-		c.transport = p.own
-	}
-
-	var err error
-	if c.gateway == nil && c.passthrough == nil {
-		check(errors.New("nothing to forward to: give WithGateway, WithPassthrough or both"))
-	}
-	if c.gateway != nil {
-		p.gateway, err = newGateway(*c.gateway, c.providers, c.transport)
-		check(err)
-		p.auth = Tokens(c.gateway.Token)
-	} else if c.authSet || len(c.providers) > 0 {
-		check(errors.New("WithAuth and WithProvider need WithGateway: passthrough has Passthrough.Auth and no table"))
-	}
-	if c.authSet {
-		p.auth = c.auth
-		if c.auth == nil || admitsNobody(c.auth) {
-			check(errors.New("WithAuth: the Authenticator is nil, or Tokens got no token or an empty one"))
-		}
-	}
-	if c.passthrough != nil {
-		p.passthrough, err = newPassthrough(*c.passthrough, c.transport)
-		check(err)
-		if c.passthrough.Auth != nil && admitsNobody(c.passthrough.Auth) {
-			check(errors.New("passthrough: Auth: Tokens got no token or an empty one"))
-		}
-	}
-	p.mapping, err = parseMapping(c.mapping)
-	check(err)
-	p.cors, err = header.NewCORS(c.origins)
-	check(err)
-	for _, s := range c.sinks {
-		switch {
-		case s.reporter == nil:
-			check(errors.New("WithReporter: the Reporter is nil"))
-		case s.Items <= 0 || s.Bytes <= 0 || s.Batch <= 0 || s.Timeout <= 0 || s.content < 0:
-			check(errors.New("WithReporter: QueueSize, BatchSize, ReportTimeout and CaptureContent must be positive"))
-		}
-		p.content = max(p.content, s.content)
-	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("apexproxy: %w", errors.Join(errs...))
-	}
-	p.reverse = p.newReverseProxy()
-	for _, s := range c.sinks {
-		p.sinks = append(p.sinks, newSink(s, p.logger))
-	}
-	return p, nil
-}
-
-// ServeHTTP answers one exchange. The stages decide, in this order, and none of
-// them changes r; forward applies what they decided.
-//
-// When an upstream's answer breaks off under an [http.Server], ServeHTTP panics
-// with [http.ErrAbortHandler] so that the client sees it; middleware that
-// recovers must panic again with it.
-func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := p.begin(w, r)
-	defer p.end(x)
-	for _, stage := range [...]func(*http.Request, *exchange) *reply{
-		p.limit, p.authenticate, p.route, p.mapModel,
-	} {
-		if rp := stage(r, x); rp != nil {
-			p.write(x, rp)
-			x.done = true
-			return
-		}
-	}
-	p.forward(w, r, x)
-	x.done = true
-}
-
-// exchange is one request and its answer on their way through the proxy. The
-// stages write it; one goroutine uses it at a time.
+// exchange is one request and its answer on their way through the proxy. One goroutine uses it at a
+// time.
 type exchange struct {
-	request *http.Request
-	writer  http.ResponseWriter
-	dialect dialect
-	rec     Record
-	content *capture // nil: nobody asked
+	id    string
+	start time.Time
+	r     *http.Request // as it came; nobody changes it
+	w     http.ResponseWriter
 
-	in       io.Reader // the client's body
-	body     body.Reader
-	sent     []byte      // body as the client sent it, until mapModel rewrites it
-	out      []byte      // body as it goes upstream
-	encoding string      // Content-Encoding of out
-	source   body.Source // what the transport reads out from
-
-	target   target
-	askUsage bool // the provider may be asked for usage in chat streams
-	hide     bool // usage was asked for by us: the client must not see its chunk
-	profile  *Profile
-	conv     *convert.Conversion // nil: client and upstream speak the same protocol
-	events   *convert.Events     // nil: no converted stream
-	tap      *tap                // nil: no answer from upstream
-
-	done         bool  // ServeHTTP came to its end without a panic
-	answerErr    error // why reading the answer ended, nil while it has not
-	writeTimeout time.Duration
-	extended     time.Time
+	plan
+	request
+	facts
+	tap      *tap     // nil: no answer from upstream
+	content  *capture // nil: nobody asked
+	deadline writeDeadline
 }
 
-// target is one upstream together with the headers that only it may see, its
-// credential among them. They travel as one value.
+// plan is what was decided. Classify, authenticate and route write it; nothing changes it once
+// prepare is done.
+type plan struct {
+	operation Operation
+	mode      Mode
+	client    protocol.Protocol // what the client speaks, its errors too
+	upstream  protocol.Protocol // what the upstream speaks
+	identity  Identity
+	observed  bool // some reporter wants the record
+
+	target      target
+	provider    string // from name#provider; in passthrough the upstream's host
+	clientModel string // as the client wrote it
+	model       string // as it goes upstream
+	rewrite     bool   // the body's model has to be replaced by it
+	stream      bool   // the client asked for an event stream
+	profile     *ChatProfile
+	askUsage    bool // the upstream is to be asked for usage in a chat stream
+	hideUsage   bool // the client did not ask: it must not see the usage's chunk
+}
+
+// converts reports whether client and upstream speak different protocols.
+func (p *plan) converts() bool { return p.client != p.upstream }
+
+// estimates reports whether tokens are to be counted here, for an upstream that cannot.
+func (p *plan) estimates() bool { return p.operation == OperationCountTokens && p.converts() }
+
+// target is one upstream together with the headers that only it may see, its credential among them.
+// They travel as one value.
 type target struct {
 	url    url.URL
 	header http.Header
-	rt     http.RoundTripper
-}
-
-func (x *exchange) aim(t target) {
-	x.target = t
-	x.rec.UpstreamHost = t.url.Host
+	rt     http.RoundTripper // nil: no upstream is needed
 }
 
 func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	p.inFlight.Add(1)
-	x := &exchange{request: r, writer: w}
-	x.body = body.Reader{Limit: p.maxRequest, Budget: p.budget}
+	x := &exchange{id: "req_" + rand.Text(), start: time.Now(), r: r, w: w}
+	x.observed = len(p.sinks) > 0
+	x.allowance = body.Reader{Limit: p.maxRequest, Budget: p.budget}
 	if p.content > 0 {
 		x.content = &capture{max: p.content}
 	}
-	x.rec = Record{
-		ID:     "req_" + rand.Text(),
-		Start:  time.Now(),
-		Method: short(r.Method),
-		Path:   strings.Clone(r.URL.EscapedPath()),
-	}
 	if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
-		x.writeTimeout = s.WriteTimeout
+		x.deadline.timeout = s.WriteTimeout
 	}
 	return x
 }
 
-// end completes the record and hands it over, in a defer because an aborted
+// end gives back what the exchange held and hands its record over, in a defer because an aborted
 // answer panics. It does not recover: the panic and its meaning stay the host's.
 func (p *Proxy) end(x *exchange) {
-	x.source.Close()
-	x.body.Release()
-	x.rec.Duration = time.Since(x.rec.Start)
-	if x.rec.Outcome == "" {
-		x.rec.Outcome = x.outcome()
-	}
-	if len(p.sinks) > 0 {
-		x.tap.summarise(&x.rec)
-		if x.conv != nil {
-			x.rec.Dropped = x.conv.Dropped()
-		}
-		if x.rec.Outcome == OutcomeCompleted && x.events != nil && x.events.Failed() != nil {
-			x.rec.Outcome = OutcomeUpstreamError
-		}
-		x.content.finish(x.request)
+	x.release()
+	if x.observed {
+		rec := x.record()
+		x.content.finish(x.r)
 		for _, s := range p.sinks {
-			s.put(x.rec, x.content)
+			s.put(rec, x.content)
 		}
 	}
 	p.inFlight.Add(-1)
 }
 
-// limit knows the operation and answers what is none or needs no upstream. The
-// body's bounds are in x.body.
-func (p *Proxy) limit(r *http.Request, x *exchange) *reply {
+// classify finds operation, protocol and mode. It answers at once what needs no upstream: OPTIONS,
+// liveness, unknown paths and wrong methods.
+func (p *Proxy) classify(x *exchange) *reply {
+	r := x.r
 	op := operationOf(r)
+	x.operation = op
+	x.client = protocols[op]
+	if (op == OperationModels || op == "") && r.Header.Get("Anthropic-Version") != "" {
+		x.client = protocol.Messages
+	}
+	x.upstream = x.client
 	methods, allowed := "POST", r.Method == http.MethodPost
 	if op == OperationModels || op == OperationLiveness {
 		methods, allowed = "GET, HEAD", r.Method == http.MethodGet || r.Method == http.MethodHead
 	}
-	if (op == OperationModels || op == "") && r.Header.Get("Anthropic-Version") != "" {
-		x.dialect = dialectAnthropic
-	}
-	if op == OperationMessages || op == OperationCountTokens {
-		x.dialect = dialectAnthropic
-	}
-	x.rec.Operation = op
 	switch {
 	case r.Method == http.MethodOptions:
-		x.rec.Operation = OperationPreflight
+		x.operation = OperationPreflight
 		rp := &reply{status: http.StatusNoContent, outcome: OutcomeCompleted}
 		if op != "" {
 			rp.with("Allow", methods+", OPTIONS")
@@ -260,14 +177,20 @@ func (p *Proxy) limit(r *http.Request, x *exchange) *reply {
 	case op == OperationLiveness:
 		return &reply{status: http.StatusOK, message: `{"status":"ok"}` + "\n", outcome: OutcomeCompleted}
 	}
-	x.rec.Mode = ModeGateway
+	x.mode = ModeGateway
 	if passthroughAsked(r) {
-		x.rec.Mode = ModePassthrough
-	}
-	if x.in = r.Body; x.in == nil {
-		x.in = http.NoBody
+		x.mode = ModePassthrough
 	}
 	return nil
+}
+
+// protocols says what the clients of an operation speak.
+var protocols = map[Operation]protocol.Protocol{
+	OperationChat:        protocol.Chat,
+	OperationMessages:    protocol.Messages,
+	OperationCountTokens: protocol.Messages,
+	OperationResponses:   protocol.Responses,
+	OperationEmbeddings:  protocol.Embeddings,
 }
 
 // operationOf knows an operation by the end of the path, under any prefix.
@@ -301,8 +224,8 @@ func cutLast(path string) (rest, last string) {
 	return path[:max(i, 0)], path[i+1:]
 }
 
-// mountPoint returns the path under which a Go 1.22 mux holds the handler,
-// without trailing slash and wildcard.
+// mountPoint returns the path under which a Go 1.22 mux holds the handler, without trailing slash
+// and wildcard.
 func mountPoint(r *http.Request) string {
 	i := strings.IndexByte(r.Pattern, '/')
 	if i < 0 {
@@ -313,10 +236,10 @@ func mountPoint(r *http.Request) string {
 }
 
 // authenticate asks who calls, before a byte of the body is read.
-func (p *Proxy) authenticate(r *http.Request, x *exchange) *reply {
+func (p *Proxy) authenticate(x *exchange) *reply {
 	auth := p.auth
 	message := "no valid key: present the proxy's token as Authorization: Bearer or x-api-key"
-	if x.rec.Mode == ModePassthrough {
+	if x.mode == ModePassthrough {
 		if p.passthrough == nil {
 			return refuse(403, "passthrough_off", "passthrough is off on this proxy: leave out X-APEX-AI-PROXY-PROVIDER")
 		}
@@ -326,16 +249,87 @@ func (p *Proxy) authenticate(r *http.Request, x *exchange) *reply {
 	if auth == nil {
 		return nil
 	}
-	id, err := auth(r)
+	id, err := auth(x.r)
 	if err != nil {
 		return refuse(401, "invalid_api_key", "%s", message)
 	}
-	x.rec.Identity = id
+	x.identity = id
 	return nil
 }
 
-// Stats are counters of a Proxy's life so far. Those of records count each
-// record once for every reporter.
+// route decides where the request goes and with which model. In passthrough the client's header
+// names the target, and the model is mapped if there is one; through the gateway the model names the
+// provider. Both read the body, once.
+func (p *Proxy) route(x *exchange) *reply {
+	switch {
+	case x.mode == ModeGateway && p.gateway == nil:
+		return refuse(400, "no_gateway", "this proxy has no gateway: name an upstream in X-APEX-AI-PROXY-PROVIDER")
+	case x.mode == ModePassthrough:
+		if rp := p.passthrough.aim(x); rp != nil {
+			return rp
+		}
+	}
+	models, rp := p.modelMapper(x.r)
+	switch {
+	case rp != nil:
+		return rp
+	case x.operation != OperationModels:
+		if rp := p.receive(x); rp != nil {
+			return rp
+		}
+	}
+	switch {
+	case x.mode == ModeGateway && x.operation == OperationModels:
+		return p.gateway.aimAtModels(x)
+	case x.mode == ModeGateway:
+		name, provider, rp := p.namedModel(x, models)
+		if rp != nil {
+			return rp
+		}
+		return p.gateway.aim(x, name, provider)
+	case x.operation != OperationModels:
+		return p.opaqueModel(x, models)
+	}
+	return nil
+}
+
+// New returns a Proxy, or all mistakes in its options joined in one error. At least one of
+// [WithGateway] and [WithPassthrough] is needed. It starts one goroutine for each reporter, which
+// [Proxy.Shutdown] ends, and no other.
+func New(opts ...Option) (*Proxy, error) {
+	c := newConfig(opts)
+	p := &Proxy{
+		auth: c.clients(), strict: c.strict, maxRequest: c.maxRequest,
+		budget: body.NewBudget(c.maxBuffered), logger: c.logger, owned: c.owned,
+	}
+	errs := []error{c.validate()}
+	build := func(err error) { errs = append(errs, err) }
+	var err error
+	if c.gateway != nil {
+		p.gateway, err = newGateway(*c.gateway, c.providers, c.transport)
+		build(err)
+	}
+	if c.passthrough != nil {
+		p.passthrough, err = newPassthrough(*c.passthrough, c.transport)
+		build(err)
+		p.owned = append(p.owned, p.passthrough.owned...)
+	}
+	p.mapping, err = parseMapping(c.mapping)
+	build(err)
+	p.cors, err = header.NewCORS(c.origins)
+	build(err)
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("apexproxy: %w", err)
+	}
+	for _, s := range c.sinks {
+		p.content = max(p.content, s.content)
+		p.sinks = append(p.sinks, newSink(s, p.logger))
+	}
+	return p, nil
+}
+
+// Stats are counters of a Proxy's life so far. Those of records count each record once for every
+// reporter.
 type Stats struct {
 	InFlight     int64  // exchanges under way
 	Reported     uint64 // records that a call of Report took
@@ -369,19 +363,14 @@ func (p *Proxy) Stats() Stats {
 	return out
 }
 
-// Shutdown hands all waiting records to the reporters and ends their goroutines.
-// Call it after [http.Server.Shutdown], which waits for open streams. It stops
-// reporting, not serving: records of later exchanges are dropped and counted.
-// When ctx ends first, what is left is dropped and counted and ctx's error
-// returned, also when a reporter does not return. It also closes idle
-// connections of the transports that New made, never of one passed in. A
-// second call waits like the first.
+// Shutdown hands all waiting records to the reporters and ends their goroutines. Call it after
+// [http.Server.Shutdown], which waits for open streams. It stops reporting, not serving: records of
+// later exchanges are dropped and counted. When ctx ends first, what is left is dropped and counted
+// and ctx's error returned, also when a reporter does not return. It also closes idle connections of
+// the transports that New made, never of one passed in. A second call waits like the first.
 func (p *Proxy) Shutdown(ctx context.Context) error {
-	if p.own != nil {
-		p.own.CloseIdleConnections()
-	}
-	if p.passthrough != nil && p.passthrough.own != nil {
-		p.passthrough.own.CloseIdleConnections()
+	for _, t := range p.owned {
+		t.CloseIdleConnections()
 	}
 	errs := make([]error, len(p.sinks))
 	var wg sync.WaitGroup

@@ -345,6 +345,8 @@ func TestTrailers(t *testing.T) {
 	}
 }
 
+// An informational answer of the upstream ends at the proxy: passed on, it would take with it what
+// the host's middleware has set for the final one.
 func TestInformationalAnswers(t *testing.T) {
 	t.Parallel()
 	for _, proto := range protocols {
@@ -358,12 +360,16 @@ func TestInformationalAnswers(t *testing.T) {
 		} {
 			t.Run(proto.name+"/"+reply.name, func(t *testing.T) {
 				t.Parallel()
-				rig := newRig(t, rigConfig{clientHTTP2: proto.clientHTTP2, upstreamHTTP2: proto.upstreamHTTP2}, apexproxytest.EarlyHints(reply.handler))
+				rig := newRig(t, rigConfig{clientHTTP2: proto.clientHTTP2, upstreamHTTP2: proto.upstreamHTTP2, wrap: func(next http.Handler) http.Handler {
+					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						w.Header().Set("X-Host", "kept")
+						next.ServeHTTP(w, r)
+					})
+				}}, apexproxytest.EarlyHints(reply.handler))
 				req := rig.request(t, gatewayMode, "/v1/chat/completions", `{"model":"m#mistral"}`)
-				var hints []string
 				req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 					Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-						hints = append(hints, fmt.Sprint(code, " ", h.Get("Link")))
+						t.Errorf("the client got %d %v", code, h)
 						return nil
 					},
 				}))
@@ -371,11 +377,60 @@ func TestInformationalAnswers(t *testing.T) {
 				if res.StatusCode != reply.status {
 					t.Errorf("status %d, want %d", res.StatusCode, reply.status)
 				}
-				if diff := cmp.Diff([]string{"103 </style.css>; rel=preload; as=style"}, hints); diff != "" {
-					t.Errorf("informational answers (-want +got):\n%s", diff)
+				if link, host := res.Header.Get("Link"), res.Header.Get("X-Host"); link != "" || host != "kept" {
+					t.Errorf("Link %q, X-Host %q", link, host)
 				}
-				if got := res.Header.Get("Link"); got != "" {
-					t.Errorf("the hint's Link is on the final answer: %q", got)
+			})
+		}
+	}
+}
+
+// An informational answer can be late: the final one is already on its way to the client, which
+// then owns the header.
+func TestLateInformationalAnswer(t *testing.T) {
+	t.Parallel()
+	late := apexproxytest.Raw("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}" +
+		strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </late.css>\r\n\r\n", 20))
+	rig := newRig(t, rigConfig{}, late)
+	for range 20 {
+		res, got := rig.do(t, rig.request(t, gatewayMode, "/v1/chat/completions", `{"model":"m#mistral"}`))
+		if res.StatusCode != 200 || string(got) != "{}" || res.Header.Get("Link") != "" {
+			t.Fatalf("%d %s %v", res.StatusCode, got, res.Header)
+		}
+	}
+}
+
+// shortWriter takes less than it is given and says nothing of it, as a broken wrapper of a host may.
+type shortWriter struct{ http.ResponseWriter }
+
+func (w shortWriter) Write(b []byte) (int, error) { return w.ResponseWriter.Write(b[:len(b)/2]) }
+func (w shortWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// What a host's writer lost must not look whole to the client.
+func TestShortWrite(t *testing.T) {
+	t.Parallel()
+	for _, proto := range protocols {
+		for name, reply := range map[string]http.Handler{
+			"length": apexproxytest.JSON(200, `{"choices":[]}`), "stream": apexproxytest.SSE("data: 1\n\n", "data: [DONE]\n\n"),
+		} {
+			t.Run(proto.name+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				c := new(collector)
+				rig := newRig(t, rigConfig{clientHTTP2: proto.clientHTTP2, upstreamHTTP2: proto.upstreamHTTP2,
+					options: []apexproxy.Option{apexproxy.WithReporter(c)},
+					wrap: func(next http.Handler) http.Handler {
+						return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(shortWriter{w}, r) })
+					}}, reply)
+				res, err := rig.client.Do(rig.request(t, gatewayMode, "/v1/chat/completions", `{"model":"m#mistral"}`))
+				if err == nil {
+					defer res.Body.Close()
+					var got []byte
+					if got, err = io.ReadAll(res.Body); err == nil {
+						t.Errorf("a clean end after %q", got)
+					}
+				}
+				if rec := c.after(t, rig.proxy)[0]; rec.Outcome != apexproxy.OutcomeClientClosed {
+					t.Errorf("recorded %s", rec.Outcome)
 				}
 			})
 		}

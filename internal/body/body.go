@@ -1,3 +1,5 @@
+// Package body reads a request body once, within bounds, and finds and replaces single values of the
+// JSON in it without touching another byte.
 package body
 
 import (
@@ -129,6 +131,10 @@ func (r *Reader) Release() {
 	r.Budget.left.Add(r.held)
 	r.held = 0
 }
+
+// Forget leaves the memory to the collector, because somebody may still read it: Release then gives
+// back the budget alone.
+func (r *Reader) Forget() { r.pooled = nil }
 
 // Read reads src to its end. size is the declared length, or negative. Errors
 // of src come back as they are. The result is valid until Release.

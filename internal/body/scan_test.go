@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
 // seeds are documents for the verdict table and the fuzz targets alike.
@@ -41,8 +43,8 @@ func checkScan(t *testing.T, in []byte) {
 	if !bytes.Equal(before, in) {
 		t.Fatalf("Scan changed its input %q", before)
 	}
-	if errors.Is(err, ErrDepth) {
-		if n := bytes.Count(in, []byte("[")) + bytes.Count(in, []byte("{")); n <= maxDepth {
+	if errors.Is(err, rawjson.ErrDepth) {
+		if n := bytes.Count(in, []byte("[")) + bytes.Count(in, []byte("{")); n <= rawjson.MaxDepth {
 			t.Fatalf("ErrDepth with %d brackets", n)
 		}
 		return
@@ -56,7 +58,7 @@ func checkScan(t *testing.T, in []byte) {
 	if doc != (Doc{}) {
 		t.Fatalf("Scan(%q) failed and returned %+v", in, doc)
 	}
-	var syntax *SyntaxError
+	var syntax *rawjson.SyntaxError
 	if !errors.As(err, &syntax) {
 		t.Fatalf("Scan(%q) error = %v, want a SyntaxError", in, err)
 	}
@@ -225,13 +227,13 @@ func TestSyntaxErrorOffset(t *testing.T) {
 		"\xef\xbb\xbf{\"a\"": 7,
 	} {
 		_, err := Scan([]byte(in))
-		var syntax *SyntaxError
+		var syntax *rawjson.SyntaxError
 		if !errors.As(err, &syntax) || syntax.Offset != want {
 			t.Errorf("Scan(%q) = %v, want a SyntaxError at %d", in, err, want)
 		}
 	}
 	_, err := Scan([]byte(`{"secret":secret}`))
-	if got, want := fmt.Sprint(err), "body: not JSON at byte 10"; got != want {
+	if got, want := fmt.Sprint(err), "rawjson: not JSON at byte 10"; got != want {
 		t.Errorf("error text %q, want %q", got, want)
 	}
 }
@@ -242,7 +244,7 @@ func TestScanDepth(t *testing.T) {
 		return []byte(strings.Repeat(open, n) + inner + strings.Repeat(shut, n))
 	}
 	for _, kind := range [][3]string{{"[", "", "]"}, {`{"a":`, "1", "}"}, {"[", "{}", "]"}} {
-		deepest := maxDepth
+		deepest := rawjson.MaxDepth
 		if kind[1] == "{}" {
 			deepest--
 		}
@@ -251,14 +253,14 @@ func TestScanDepth(t *testing.T) {
 			t.Errorf("%s at the limit: %v; encoding/json says %v", kind[0], err, json.Valid(in))
 		}
 		in = nest(kind[0], kind[1], kind[2], deepest+1)
-		if _, err := Scan(in); !errors.Is(err, ErrDepth) || json.Valid(in) {
+		if _, err := Scan(in); !errors.Is(err, rawjson.ErrDepth) || json.Valid(in) {
 			t.Errorf("%s one past the limit: %v; encoding/json says %v", kind[0], err, json.Valid(in))
 		}
 	}
 
 	// Levels are counted, not brackets: siblings do not add up, and a level
 	// remembers its kind after another kind was there.
-	in := []byte("[" + strings.Repeat(`{"a":[[]]},[{}],`, 2*maxDepth) + "0]")
+	in := []byte("[" + strings.Repeat(`{"a":[[]]},[{}],`, 2*rawjson.MaxDepth) + "0]")
 	if _, err := Scan(in); err != nil {
 		t.Errorf("many siblings: %v", err)
 	}
@@ -271,7 +273,7 @@ func TestScanBrackets(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		_, err := Scan(in)
 		runtime.ReadMemStats(&after)
-		if !errors.Is(err, ErrDepth) {
+		if !errors.Is(err, rawjson.ErrDepth) {
 			t.Errorf("32 MiB of %s: %v, want ErrDepth", s, err)
 		}
 		if grown := after.StackInuse - before.StackInuse; after.StackInuse > before.StackInuse && grown > 1<<20 {

@@ -38,7 +38,7 @@ func BenchmarkRequest(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := MessagesToChat(body, Params{Provider: "openai", Model: "gpt-4.1"}); err != nil {
+				if _, err := messagesToChat(body, Params{Provider: "openai", Model: "gpt-4.1"}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -53,7 +53,7 @@ func BenchmarkMessage(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := c.Message(body); err != nil {
+		if _, err := c.Document(body); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -67,7 +67,7 @@ func (l loop) Read(p []byte) (int, error) { return copy(p, l.chunk), nil }
 func BenchmarkStream(b *testing.B) {
 	call := `data: {"id":"c","object":"chat.completion.chunk","created":1700000000,"model":"m","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"x","arguments":"%s"}}]},"finish_reason":null}]}` + "\n\n"
 	for _, bb := range []struct{ name, first, chunk string }{
-		{"text", chunk(`"a"`), chunk(`" some words\n"`)},
+		{"text", textChunk(`"a"`), textChunk(`" some words\n"`)},
 		{"arguments", fmt.Sprintf(call, `{\"a\":\"`), fmt.Sprintf(call, `some \\\"words\\\" `)},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
@@ -101,8 +101,8 @@ func TestStreamAllocations(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	for name, up := range map[string]string{
-		"text":      chunk(`" some words\n"`),
-		"reasoning": strings.Replace(chunk(`"x"`), `"content"`, `"reasoning_content"`, 1),
+		"text":      textChunk(`" some words\n"`),
+		"reasoning": strings.Replace(textChunk(`"x"`), `"content"`, `"reasoning_content"`, 1),
 	} {
 		e := newConversion(t, `{"max_tokens":1,"thinking":{"type":"adaptive"},"messages":[{"role":"user","content":"x"}]}`, Params{}).Events(loop{up})
 		buf := make([]byte, 4096)

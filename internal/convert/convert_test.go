@@ -14,13 +14,16 @@ import (
 	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
 const request1 = `{"max_tokens":1,"messages":[{"role":"user","content":"x"}]}`
 
 func newConversion(t testing.TB, body string, p Params) *Conversion {
 	t.Helper()
-	c, err := MessagesToChat([]byte(body), p)
+	c, err := messagesToChat([]byte(body), p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +31,7 @@ func newConversion(t testing.TB, body string, p Params) *Conversion {
 	return c
 }
 
-func chunk(text string) string {
+func textChunk(text string) string {
 	return `data: {"id":"c","object":"chat.completion.chunk","created":1700000000,"model":"m","choices":[{"index":0,"delta":{"content":` + text + `},"finish_reason":null}]}` + "\n\n"
 }
 
@@ -76,7 +79,7 @@ func (s *script) Read(p []byte) (int, error) {
 
 func TestStreamFlush(t *testing.T) {
 	t.Parallel()
-	pieces := []string{chunk(`"a"`), chunk(`"b"`), ": wait\n\n", chunk(`"c"`)}
+	pieces := []string{textChunk(`"a"`), textChunk(`"b"`), ": wait\n\n", textChunk(`"c"`)}
 	src := &script{pieces: slices.Clone(pieces)}
 	e := newConversion(t, request1, Params{}).Events(src)
 	if err := e.Start(); err != nil {
@@ -106,14 +109,14 @@ func TestStreamReadErrors(t *testing.T) {
 		event  string // of the stream
 		cause  error
 	}{
-		{"deadline", []string{chunk(`"a"`)}, context.DeadlineExceeded, "", "timeout_error: upstream took too long to answer", context.DeadlineExceeded},
-		{"wrapped timeout", []string{chunk(`"a"`)}, fmt.Errorf("read: %w", os.ErrDeadlineExceeded), "", "timeout_error: upstream took too long to answer", os.ErrDeadlineExceeded},
-		{"reset", []string{chunk(`"a"`)}, reset, "", "api_error: upstream stream ended before completion", reset},
-		{"unexpected eof", []string{chunk(`"a"`)}, io.ErrUnexpectedEOF, "", "api_error: upstream stream ended before completion", io.ErrUnexpectedEOF},
-		{"reset after finish", []string{chunk(`"a"`), fin}, reset, "", "api_error: upstream stream ended before completion", reset},
-		{"reset after done", []string{chunk(`"a"`), fin + "data: [DONE]\n\n"}, reset, "", "", nil},
-		{"eof", []string{chunk(`"a"`)}, io.EOF, "", "api_error: upstream stream ended before completion", nil},
-		{"eof after finish", []string{chunk(`"a"`), fin}, io.EOF, "", "", nil},
+		{"deadline", []string{textChunk(`"a"`)}, context.DeadlineExceeded, "", "timeout_error: upstream took too long to answer", context.DeadlineExceeded},
+		{"wrapped timeout", []string{textChunk(`"a"`)}, fmt.Errorf("read: %w", os.ErrDeadlineExceeded), "", "timeout_error: upstream took too long to answer", os.ErrDeadlineExceeded},
+		{"reset", []string{textChunk(`"a"`)}, reset, "", "api_error: upstream stream ended before completion", reset},
+		{"unexpected eof", []string{textChunk(`"a"`)}, io.ErrUnexpectedEOF, "", "api_error: upstream stream ended before completion", io.ErrUnexpectedEOF},
+		{"reset after finish", []string{textChunk(`"a"`), fin}, reset, "", "api_error: upstream stream ended before completion", reset},
+		{"reset after done", []string{textChunk(`"a"`), fin + "data: [DONE]\n\n"}, reset, "", "", nil},
+		{"eof", []string{textChunk(`"a"`)}, io.EOF, "", "api_error: upstream stream ended before completion", nil},
+		{"eof after finish", []string{textChunk(`"a"`), fin}, io.EOF, "", "", nil},
 		{"deadline at once", nil, context.DeadlineExceeded, "504 timeout_error upstream took too long to answer", "", context.DeadlineExceeded},
 		{"reset at once", []string{": hi\n\n"}, reset, "502 api_error upstream stream ended before completion", "", reset},
 		{"empty", nil, io.EOF, "502 api_error upstream stream ended before completion", "", nil},
@@ -164,7 +167,7 @@ func TestStreamLongLines(t *testing.T) {
 		size int
 		want string
 	}{{1 << 20, ""}, {16<<20 - 512, ""}, {17 << 20, "api_error: upstream sent an event that is too large"}} {
-		src := chunk(`"a"`) + chunk(`"`+strings.Repeat("x", tt.size)+`"`) + "data: [DONE]\n\n"
+		src := textChunk(`"a"`) + textChunk(`"`+strings.Repeat("x", tt.size)+`"`) + "data: [DONE]\n\n"
 		e := newConversion(t, request1, Params{}).Events(strings.NewReader(src))
 		out, _ := io.ReadAll(e)
 		a, err := tryAccumulate(out)
@@ -191,7 +194,7 @@ func TestStreamBounds(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, up, want string }{
 		{"held arguments", open + strings.Repeat(args, 18), "api_error: upstream sent more than can be held back"},
-		{"held text", open + strings.Repeat(chunk(`"`+strings.Repeat("x", 1<<20)+`"`), 18), "api_error: upstream sent more than can be held back"},
+		{"held text", open + strings.Repeat(textChunk(`"`+strings.Repeat("x", 1<<20)+`"`), 18), "api_error: upstream sent more than can be held back"},
 		{"calls", many.String(), "api_error: upstream made too many tool calls at once"},
 	} {
 		out, _ := io.ReadAll(newConversion(t, request1, Params{}).Events(strings.NewReader(tt.up)))
@@ -217,14 +220,14 @@ func TestStreamSmallReads(t *testing.T) {
 // TestStreamGivesMemoryBack sees to it that one large event does not cost its memory until the end.
 func TestStreamGivesMemoryBack(t *testing.T) {
 	t.Parallel()
-	e := newConversion(t, request1, Params{}).Events(&script{pieces: []string{chunk(`"` + strings.Repeat("x", 1<<20) + `"`), chunk(`"y"`), chunk(`"z"`)}})
+	e := newConversion(t, request1, Params{}).Events(&script{pieces: []string{textChunk(`"` + strings.Repeat("x", 1<<20) + `"`), textChunk(`"y"`), textChunk(`"z"`)}})
 	buf := make([]byte, 4<<20)
 	for !bytes.Contains(buf, []byte(`"y"`)) {
 		if _, err := e.Read(buf); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := cap(e.m.out); n > keepCap {
+	if n := cap(e.to.out); n > keepCap {
 		t.Errorf("%d bytes are kept", n)
 	}
 }
@@ -243,13 +246,13 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 func TestDefaultIDs(t *testing.T) {
 	t.Parallel()
-	c, err := MessagesToChat([]byte(request1), Params{Model: "m"})
+	c, err := messagesToChat([]byte(request1), Params{Model: "m"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
 	for range 2 {
-		b, err := c.Message([]byte(`{"choices":[{"message":{}}]}`))
+		b, err := c.Document([]byte(`{"choices":[{"message":{}}]}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -272,7 +275,7 @@ func TestBOM(t *testing.T) {
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := newConversion(t, request1, Params{}).Message([]byte("\xEF\xBB\xBF{\"choices\":[{}]}")); err != nil {
+	if _, err := newConversion(t, request1, Params{}).Document([]byte("\xEF\xBB\xBF{\"choices\":[{}]}")); err != nil {
 		t.Error(err)
 	}
 }
@@ -314,9 +317,9 @@ func TestSchemaBomb(t *testing.T) {
 		defs = append(defs, fmt.Sprintf(`"d%d":{"type":"object","properties":{"a":%s,"b":%s,"c":%s}}`, i, r, r, r))
 	}
 	schema := `{"type":"object","properties":{"x":{"$ref":"#/$defs/d0"}},"$defs":{` + strings.Join(defs, ",") + `}}`
-	left := newReferences(len(schema))
-	out := appendPlainSchema(nil, []byte(schema), &left)
-	if !json.Valid(out) || len(out) > 4*maxPlainSchema {
+	left := newRefBudget(len(schema))
+	out := appendGeminiSchema(nil, []byte(schema), &left)
+	if !json.Valid(out) || len(out) > 4*maxGeminiSchema {
 		t.Errorf("valid %v, %d bytes", json.Valid(out), len(out))
 	}
 }
@@ -368,7 +371,7 @@ func TestProfiles(t *testing.T) {
 			t.Errorf("%s/%s: %s", tt.provider, tt.model, diff)
 		}
 	}
-	own := Profile{Name: "own", LimitField: "max_out"}
+	own := ChatProfile{Name: "own", LimitField: "max_out"}
 	if b := newConversion(t, request1, Params{Provider: "openai", Model: "m", Profile: &own}).Body(); !bytes.Contains(b, []byte(`"max_out":1`)) {
 		t.Errorf("Profile was not used: %s", b)
 	}
@@ -407,7 +410,7 @@ func TestUpstreamErrors(t *testing.T) {
 		{"gateway-errors", 401, `{"success":false,"errors":[{"code":10000,"message":"Authentication error"}]}`, "401 authentication_error Authentication error"},
 		{"policy", 429, `{"success":false,"error":{"message":"Spending limit exceeded","bucket":"b"}}`, "429 rate_limit_error Spending limit exceeded"},
 		{"gateway-2005", 400, `{"success":false,"error":[{"code":2005,"message":"Failed to get response from provider"}]}`, "502 api_error Failed to get response from provider"},
-		{"gateway-aliases", 400, `{"success":false,"error":[{"code":2040,"message":"Alias not found: prod, staging"}]}`, "400 invalid_request_error the gateway does not know the key alias of this request"},
+		{"gateway-aliases", 400, `{"success":false,"error":[{"code":2040,"message":"Alias not found: prod, staging"}]}`, "400 invalid_request_error the gateway knows no stored key with this alias"},
 		{"gateway-internal-code", 401, `{"name":"AiGatewayError","httpCode":401,"internalCode":2009,"message":"Unauthorized"}`, "401 authentication_error Unauthorized"},
 		{"google-array", 400, `[{"error":{"code":400,"message":"bad field","status":"INVALID_ARGUMENT"}}]`, "400 invalid_request_error bad field"},
 		{"xai-string", 400, `{"code":"bad","error":"text"}`, "400 invalid_request_error text"},
@@ -450,8 +453,8 @@ func TestPayloadErrorTypes(t *testing.T) {
 			if field == "type" && code[0] != '"' || field == "type" && code == `"429"` {
 				continue
 			}
-			if e := payloadError([]byte(`{"error":{"message":"m","` + field + `":` + code + `}}`)); e.Type != want {
-				t.Errorf("%s %s: %s, want %s", field, code, e.Type, want)
+			if e := payloadError(rawjson.Value(`{"error":{"message":"m","` + field + `":` + code + `}}`)); e.Class.Word(protocol.Messages) != want {
+				t.Errorf("%s %s: %s, want %s", field, code, e.Class.Word(protocol.Messages), want)
 			}
 		}
 	}
@@ -502,11 +505,11 @@ func TestSignatureRoundTrip(t *testing.T) {
 	t.Parallel()
 	p := Params{Provider: "google-ai-studio", Model: "gemini-3-pro"}
 	first := newConversion(t, `{"max_tokens":9,"thinking":{"type":"adaptive"},"messages":[{"role":"user","content":"q"}]}`, p)
-	m, e := first.Message([]byte(`{"choices":[{"message":{"tool_calls":[{"id":"c.1","function":{"name":"f","arguments":"{}"},"extra_content":{"google":{"thought_signature":"A+/=\u003d"}}}]}}]}`))
+	m, e := first.Document([]byte(`{"choices":[{"message":{"tool_calls":[{"id":"c.1","function":{"name":"f","arguments":"{}"},"extra_content":{"google":{"thought_signature":"A+/=\u003d"}}}]}}]}`))
 	if e != nil {
 		t.Fatal(e)
 	}
-	next := `{"max_tokens":9,"messages":[{"role":"user","content":"q"},{"role":"assistant","content":` + string(get(m, "content")) + `}]}`
+	next := `{"max_tokens":9,"messages":[{"role":"user","content":"q"},{"role":"assistant","content":` + string(rawjson.Value(m).Get("content")) + `}]}`
 	b := newConversion(t, next, p).Body()
 	if !bytes.Contains(b, []byte(`"thought_signature":"A+/=\u003d"`)) || bytes.Contains(b, []byte("skip_thought")) {
 		t.Errorf("%s", b)
@@ -546,41 +549,6 @@ func TestCountTokens(t *testing.T) {
 	}
 }
 
-func TestArguments(t *testing.T) {
-	t.Parallel()
-	for _, s := range []string{
-		`{}`, ` { "a" : [ ] , "b":{"c":[1,-0.5e+10,0,true,false,null,"x\"\\\n\u00e9\ud83d\ude00"]}}  `, `{"a":1.5E3,"b":[[],[{}]]}`,
-	} {
-		esc := appendEscaped(nil, s)
-		var a arguments
-		if n := a.feed(esc); n != len(esc) || !a.complete() {
-			t.Errorf("%s: took %d of %d, complete %v", s, n, len(esc), a.complete())
-		}
-		// Every beginning must close to valid JSON, wherever the pieces are cut.
-		for i := range len(s) {
-			esc := appendEscaped(nil, s[:i])
-			var a arguments
-			if n := a.feed(esc); n != len(esc) {
-				t.Errorf("%q: took %d", s[:i], n)
-			}
-			if got := unescape(a.appendClosing(esc)); !validObject(bytes.TrimSpace(got)) {
-				t.Errorf("%q closes to %s", s[:i], got)
-			}
-		}
-	}
-	for _, s := range []string{`[1]`, `{"a":01}`, `{"a":1.}`, `{"a":tru }`, `{,}`, `{"a"}`, `{"a":1,}`, `{"a":"\x"}`, `{"a":"\u12g4"}`, `{"a":[}`, `{}{`, "{\"a\":\"\n\"}", `{"a":-}`, `{"a":1e}`, `nul`, `{"a":é}`} {
-		esc := appendEscaped(nil, s)
-		var a arguments
-		n := a.feed(esc)
-		if n == len(esc) {
-			t.Errorf("%q was taken whole", s)
-		}
-		if got := unescape(a.appendClosing(esc[:n])); !validObject(bytes.TrimSpace(got)) {
-			t.Errorf("%q closes to %s", s, got)
-		}
-	}
-}
-
 // Clients show the input tokens of message_start while the answer runs.
 func TestEstimateInput(t *testing.T) {
 	t.Parallel()
@@ -603,7 +571,7 @@ func TestEstimateInput(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, failed := MessagesToChat([]byte(body), Params{Model: "m", EstimateInput: tt.asked})
+			c, failed := messagesToChat([]byte(body), Params{Model: "m", EstimateInput: tt.asked})
 			if failed != nil {
 				t.Fatal(failed)
 			}

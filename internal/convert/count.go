@@ -3,6 +3,8 @@ package convert
 import (
 	"encoding/binary"
 	"math/bits"
+
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
 const (
@@ -12,88 +14,64 @@ const (
 	toolTokens     = 8
 )
 
-// CountTokens estimates the input tokens of a Messages request, for providers that cannot count: two tokens for seven
-// ASCII characters, one for any other character, 1600 for an image, one for 40 characters of an encoded document, and a
-// few for every message and tool. Thinking of earlier turns counts nothing, as most providers never get it. It is no
-// tokenizer and can be far off. body must be valid JSON; max_tokens need not be there.
+// CountTokens estimates the input tokens of a Messages request, for providers that cannot count: two
+// tokens for seven ASCII characters, one for any other character, 1600 for an image, one for 40
+// characters of an encoded document, and a few for every message and tool. Thinking of earlier turns
+// counts nothing, as most providers never get it. It is no tokenizer and can be far off. body must
+// be valid JSON; max_tokens need not be there.
 func CountTokens(body []byte) (int, *Error) {
-	var r request
-	if err := r.parse(trim(body), func(string) {}); err != nil {
+	r, err := readMessages(rawjson.Trim(body), func(string) {})
+	if err != nil {
 		return 0, err
 	}
 	return r.tokens(), nil
 }
 
-func (r *request) tokens() int {
-	n := countBlocks(r.system) + len(r.messages)*messageTokens
-	for i := range r.blocks {
-		n += r.blocks[i].tokens()
+// tokens counts a request as it was read, its settings read or not.
+func (r *messagesRequest) tokens() int {
+	n := countText(r.system.Text()) + len(r.Turns)*messageTokens
+	for b := range r.system.Elements() {
+		n += countText(b.Get("text").Text())
 	}
-	tools := reader{b: r.tools}
-	if kind(r.tools) == '[' {
-		tools.enter('[')
-		for tools.more(']') {
-			t := tools.value()
-			n += toolTokens + countText(inner(get(t, "name"))) + countText(inner(get(t, "description"))) +
-				countText(get(t, "input_schema"))
-		}
+	for i := range r.items {
+		n += r.items[i].tokens()
+	}
+	for t := range r.tools.Elements() {
+		n += toolTokens + countText(t.Get("name").Text()) + countText(t.Get("description").Text()) + countText(t.Get("input_schema"))
 	}
 	return n
 }
 
-func (b *block) tokens() int {
-	switch string(b.typ) {
-	case "text":
-		return countText(inner(b.text))
-	case "thinking", "redacted_thinking":
+func (it *Item) tokens() int {
+	switch it.Kind {
+	case TextItem:
+		return countText(it.Text)
+	case ThinkingItem:
 		return 0
-	case "image":
+	case ImageItem:
 		return imageTokens
-	case "document":
-		s := readSource(b.source)
-		if string(s.typ) == "text" {
-			return countText(inner(s.data))
+	case FileItem:
+		return max(documentTokens, len(it.Data)/40)
+	case CallItem:
+		return toolTokens + countText(it.Name) + countText(it.Value)
+	case ResultItem:
+		n := toolTokens
+		for i := range it.Result {
+			n += it.Result[i].tokens()
 		}
-		if s.content != nil {
-			return countBlocks(s.content)
-		}
-		return max(documentTokens, len(s.data)/40)
-	case "tool_use":
-		return toolTokens + countText(inner(b.name)) + countText(b.input)
-	case "tool_result":
-		return toolTokens + countBlocks(b.content)
+		return n
 	}
-	return countText(b.raw)
+	if it.Value.Get("type").Is("redacted_thinking") {
+		return 0
+	}
+	return countText(it.Value)
 }
 
-// countBlocks counts a string, or an array of blocks.
-func countBlocks(raw []byte) int {
-	if kind(raw) != '[' {
-		return countText(inner(raw))
-	}
-	n := 0
-	r := reader{b: raw}
-	r.enter('[')
-	for r.more(']') {
-		var b block
-		e := reader{b: r.value()}
-		if b.parse(&e) != nil {
-			continue
-		}
-		if string(b.typ) == "document" && kind(b.source) == '{' || string(b.typ) == "tool_result" {
-			// No deeper: a document in a result counts by its size.
-			n += max(documentTokens, len(b.raw)/40)
-			continue
-		}
-		n += b.tokens()
-	}
-	return n
-}
-
-func countText(s []byte) int {
+func countText[T ~[]byte](s T) int {
 	ascii, other := len(s), 0
 	for ; len(s) >= 8; s = s[8:] {
-		// The high bit of each byte that is not ASCII, and with the next bit those that begin a character.
+		// The high bit of each byte that is not ASCII, and with the next bit those that begin a
+		// character.
 		v := binary.LittleEndian.Uint64(s)
 		high := v & 0x8080808080808080
 		ascii -= bits.OnesCount64(high)

@@ -3,39 +3,47 @@ package convert
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"net"
 	"net/netip"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
-// Error is an answer in place of a converted one, in the terms of an Anthropic client.
+// Error is an answer in place of a converted one, in no protocol's words.
 type Error struct {
-	Status int    // of the answer
-	Type   string // Anthropic's error type
-	// Message is for the client. It names a field of the request, without its value, or is what the provider said, with
-	// keys and internal addresses masked.
+	Status int            // of the answer
+	Class  protocol.Class // of what went wrong
+	// Message is for the client. It names a field of the request, without its value, or is what the
+	// provider said, with keys and internal addresses masked.
 	Message string
 	NoRetry bool // answer with x-should-retry: false
 
 	cause error
 }
 
-// Error returns status and type alone: what the provider said may repeat the prompt.
-func (e *Error) Error() string { return "convert: " + strconv.Itoa(e.Status) + " " + e.Type }
+// Error returns status and class alone: what the provider said may repeat the prompt.
+func (e *Error) Error() string {
+	return "convert: " + strconv.Itoa(e.Status) + " " + e.Class.Word(protocol.Messages)
+}
 
 // Unwrap returns the read error behind e, if that is where it comes from.
 func (e *Error) Unwrap() error { return e.cause }
 
 func invalid(message string) *Error {
-	return &Error{Status: 400, Type: "invalid_request_error", Message: message}
+	return &Error{Status: 400, Class: protocol.InvalidRequest, Message: message}
 }
 
 func badAnswer(message string) *Error {
-	return &Error{Status: 502, Type: "api_error", Message: message}
+	return &Error{Status: 502, Class: protocol.Internal, Message: message}
+}
+
+func overloaded(message string) *Error {
+	return &Error{Status: 529, Class: protocol.Overloaded, Message: message}
 }
 
 // readError is what a failed read of the upstream's answer means to the client.
@@ -43,7 +51,7 @@ func readError(err error) *Error {
 	e := badAnswer("upstream stream ended before completion")
 	var t net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &t) && t.Timeout() {
-		e = &Error{Status: 504, Type: "timeout_error", Message: "upstream took too long to answer"}
+		e = &Error{Status: 504, Class: protocol.SlowUpstream, Message: "upstream took too long to answer"}
 	}
 	e.cause = err
 	return e
@@ -51,12 +59,13 @@ func readError(err error) *Error {
 
 const maxErrorText = 2000
 
-// UpstreamError makes the client's error out of an upstream's answer with a status that is no success, whatever form its
-// body has. The type follows from the status, because providers put anything into their own types. See section 5.1 of
-// the conversion specification. A status below 300 counts as 502. body is not retained.
+// UpstreamError makes the client's error out of an upstream's answer with a status that is no
+// success, whatever form its body has. The class follows from the status, because providers put
+// anything into their own types. See section 5.1 of the conversion specification. A status below
+// 300 counts as 502. body is not retained.
 func UpstreamError(status int, body []byte) *Error {
-	body = trim(body)
-	if len(body) > 0 && (body[0] == '{' || body[0] == '[') && json.Valid(body) {
+	body = rawjson.Trim(body)
+	if len(body) > 0 && (body[0] == '{' || body[0] == '[') && rawjson.Valid(body) {
 		return upstreamError(status, body)
 	}
 	msg := ""
@@ -69,21 +78,20 @@ func UpstreamError(status int, body []byte) *Error {
 }
 
 // upstreamError is UpstreamError for a JSON body.
-func upstreamError(status int, doc []byte) *Error {
-	if kind(doc) == '[' {
-		doc = firstElement(doc)
+func upstreamError(status int, doc rawjson.Value) *Error {
+	if doc.IsArray() {
+		doc = doc.First()
 	}
 	code, typ := errorCodes(doc)
-	if code == "2005" && status == 400 {
-		status = 502 // the gateway's "Failed to get response from provider" hides a 5xx
+	message := errorMessage(doc)
+	if gatewayCode, text, ok := GatewayError(doc); ok {
+		code, message = gatewayCode, text
+		if code == "2005" && status == 400 {
+			status = 502 // "Failed to get response from provider" hides a 5xx
+		}
 	}
 	e := byStatus(status)
-	if code == "2040" {
-		// The gateway's text lists the configured key aliases.
-		e.Message = "the gateway does not know the key alias of this request"
-		return e
-	}
-	e.explain(errorMessage(doc), status)
+	e.explain(message, status)
 	if code == "context_length_exceeded" || typ == "context_length_exceeded" {
 		e.tooLong()
 	}
@@ -95,10 +103,58 @@ func upstreamError(status int, doc []byte) *Error {
 	return e
 }
 
-// payloadError is for an error inside an answer of status 200: the status comes from a code in it, else from its type.
-func payloadError(doc []byte) *Error {
-	if kind(doc) == '[' {
-		doc = firstElement(doc)
+// GatewayError recognises the error envelopes that Cloudflare AI Gateway makes itself
+// (AiGatewayError, v4 errors, policy objects) and returns their code, digits or empty, and their
+// message. A provider's own error is none of them. body may be any bytes.
+// https://developers.cloudflare.com/ai-gateway/reference/troubleshooting/
+func GatewayError(body []byte) (code, message string, ok bool) {
+	doc := rawjson.Value(rawjson.Trim(body))
+	if !rawjson.ValidObject(doc) {
+		return "", "", false
+	}
+	e := doc.Get("error")
+	first := e.First()
+	refused := doc.Get("success").IsFalse()
+	switch {
+	case doc.Get("name").Is("AiGatewayError"), doc.Get("internalCode") != nil:
+	case refused && doc.Get("errors").IsArray():
+		first = doc.Get("errors").First()
+	case refused && first.IsObject():
+	case refused && e.IsObject():
+		first = e
+	default:
+		return "", "", false
+	}
+	number := first.Get("code")
+	if !isNumber(number) {
+		number = doc.Get("internalCode")
+	}
+	if isNumber(number) {
+		code = string(number)
+	}
+	if message = string(first.Get("message").Decode()); message == "" {
+		message = string(doc.Get("message").Decode())
+	}
+	switch {
+	case code == "2040":
+		// The original lists every key alias of the account.
+		message = "the gateway knows no stored key with this alias"
+	case message == "":
+		message = "the gateway refused the request"
+	}
+	return code, message, true
+}
+
+func isNumber(v rawjson.Value) bool {
+	c := v.Kind()
+	return c == '-' || c >= '0' && c <= '9'
+}
+
+// payloadError is for an error inside an answer of status 200: the status comes from a code in it,
+// else from its type.
+func payloadError(doc rawjson.Value) *Error {
+	if doc.IsArray() {
+		doc = doc.First()
 	}
 	code, typ := errorCodes(doc)
 	if n, err := strconv.Atoi(code); err == nil && n >= 400 && n <= 599 {
@@ -138,41 +194,20 @@ func statusOfCode(c string) int {
 	return 0
 }
 
+// byStatus returns the error that an upstream's status stands for. Clients of Messages retry on 529
+// and know no 503; what only an edge in front of the provider says becomes 502 or 504.
 func byStatus(status int) *Error {
-	e := &Error{Status: status}
-	switch status {
-	case 400, 422:
-		e.Status, e.Type = 400, "invalid_request_error"
-	case 401:
-		e.Type = "authentication_error"
-	case 402:
-		e.Type = "billing_error"
-	case 403:
-		e.Type = "permission_error"
-	case 404:
-		e.Type = "not_found_error"
-	case 408:
-		e.Type = "timeout_error"
-	case 409:
-		e.Type = "conflict_error"
-	case 413:
-		e.Type = "request_too_large"
-	case 429:
-		e.Type = "rate_limit_error"
-	case 503, 529:
-		e.Status, e.Type = 529, "overloaded_error"
-	case 504, 522, 524:
-		e.Status, e.Type = 504, "timeout_error"
-	case 500:
-		e.Type = "api_error"
-	default:
-		if status >= 400 && status < 500 {
-			e.Type = "invalid_request_error"
-		} else {
-			e.Status, e.Type = 502, "api_error"
-		}
+	switch {
+	case status == 422:
+		status = 400
+	case status == 503:
+		status = 529
+	case status == 522, status == 524:
+		status = 504
+	case status < 400, status > 500 && status != 504 && status != 529:
+		status = 502
 	}
-	return e
+	return &Error{Status: status, Class: protocol.ClassOf(status)}
 }
 
 // explain sets the message, or a general one in place of an empty one.
@@ -199,23 +234,24 @@ func (e *Error) explain(msg string, status int) {
 	}
 }
 
-// tooLong uses the words on which Claude Code compacts the conversation; without them the session is stuck.
+// tooLong uses the words on which Claude Code compacts the conversation; without them the session is
+// stuck.
 func (e *Error) tooLong() {
 	const words = "prompt is too long"
-	e.Status, e.Type = 400, "invalid_request_error"
+	e.Status, e.Class = 400, protocol.InvalidRequest
 	if !strings.HasPrefix(e.Message, words) {
 		e.Message = words + ": " + e.Message
 	}
 }
 
 // errorMessage finds the text in any of the forms that gateways and providers use.
-func errorMessage(doc []byte) string {
-	e := get(doc, "error")
-	for _, raw := range [][]byte{
-		get(e, "message"), e, get(firstElement(e), "message"), get(firstElement(get(doc, "errors")), "message"),
-		get(doc, "message"), get(doc, "detail"), get(firstElement(get(doc, "detail")), "msg"),
+func errorMessage(doc rawjson.Value) string {
+	e := doc.Get("error")
+	for _, v := range []rawjson.Value{
+		e.Get("message"), e, e.First().Get("message"), doc.Get("errors").First().Get("message"),
+		doc.Get("message"), doc.Get("detail"), doc.Get("detail").First().Get("msg"),
 	} {
-		if s := text(raw); len(bytes.TrimSpace(s)) > 0 {
+		if s := v.Decode(); len(bytes.TrimSpace(s)) > 0 {
 			return string(s)
 		}
 	}
@@ -223,26 +259,26 @@ func errorMessage(doc []byte) string {
 }
 
 // errorCodes returns code and type of an error, a number as its digits.
-func errorCodes(doc []byte) (code, typ string) {
-	e := get(doc, "error")
-	switch kind(e) {
+func errorCodes(doc rawjson.Value) (code, typ string) {
+	e := doc.Get("error")
+	switch e.Kind() {
 	case '{':
 	case '[':
-		e = firstElement(e)
+		e = e.First()
 	default:
-		if e = firstElement(get(doc, "errors")); e == nil {
+		if e = doc.Get("errors").First(); e == nil {
 			e = doc
 		}
 	}
 	word := func(name string) string {
-		raw := get(e, name)
-		if raw == nil {
-			raw = get(doc, name)
+		v := e.Get(name)
+		if v == nil {
+			v = doc.Get(name)
 		}
-		if isString(raw) {
-			return string(text(raw))
+		if v.IsString() {
+			return string(v.Decode())
 		}
-		return string(raw)
+		return string(v)
 	}
 	if code = word("code"); code == "" || code == "null" {
 		code = word("internalCode")
@@ -250,44 +286,34 @@ func errorCodes(doc []byte) (code, typ string) {
 	return code, word("type")
 }
 
-func firstElement(raw []byte) []byte {
-	r := reader{b: raw}
-	if r.enter('[') && r.more(']') {
-		return r.value()
-	}
-	return nil
-}
-
 // isErrorPayload reports whether a document that came with status 200 is an error.
-func isErrorPayload(doc []byte) bool {
-	if kind(doc) == '[' {
-		doc = firstElement(doc)
+func isErrorPayload(doc rawjson.Value) bool {
+	if doc.IsArray() {
+		doc = doc.First()
 	}
-	r := reader{b: doc}
-	if !r.enter('{') {
-		return false
-	}
-	for r.more('}') {
-		switch k, v := r.key(), r.value(); string(k) {
-		case "error":
-			if truthy(v) {
-				return true
-			}
-		case "object", "type":
-			if string(text(v)) == "error" {
-				return true
-			}
-		case "success":
-			if string(v) == "false" {
-				return true
-			}
+	for name, v := range doc.Members() {
+		if saysError(string(name), v) {
+			return true
 		}
 	}
 	return false
 }
 
-func truthy(raw []byte) bool {
-	switch string(raw) {
+// saysError reports whether a member makes an error of the object that holds it.
+func saysError(name string, v rawjson.Value) bool {
+	switch name {
+	case "error":
+		return truthy(v)
+	case "object", "type":
+		return v.Is("error")
+	case "success":
+		return v.IsFalse()
+	}
+	return false
+}
+
+func truthy(v rawjson.Value) bool {
+	switch string(v) {
 	case "", "null", "false", `""`, "0":
 		return false
 	}

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
 // seeds calls add with a section of every golden file.
@@ -79,7 +82,7 @@ func FuzzStream(f *testing.F) {
 		e := fuzzConversion(t, which).Events(bytes.NewReader(up))
 		if which&0x80 != 0 {
 			if err := e.Start(); err != nil {
-				if err.Status < 400 || err.Status > 599 || err.Type == "" || err.Message == "" {
+				if err.Status < 400 || err.Status > 599 || err.Class.Word(protocol.Messages) == "" || err.Message == "" {
 					t.Errorf("bad error %+v", err)
 				}
 				return
@@ -98,12 +101,12 @@ func FuzzStream(f *testing.F) {
 func FuzzRequest(f *testing.F) {
 	seeds(f, "request", "request", func(_, s string) { f.Add([]byte(s), uint8(0)) })
 	f.Fuzz(func(t *testing.T, body []byte, which uint8) {
-		if !json.Valid(trim(body)) {
+		if !json.Valid(rawjson.Trim(body)) {
 			return
 		}
 		kept := bytes.Clone(body)
 		CountTokens(body)
-		c, err := MessagesToChat(body, fuzzProfiles[int(which)%len(fuzzProfiles)])
+		c, err := messagesToChat(body, fuzzProfiles[int(which)%len(fuzzProfiles)])
 		if !bytes.Equal(kept, body) {
 			t.Error("the body was changed")
 		}
@@ -124,9 +127,9 @@ func FuzzResponse(f *testing.F) {
 	seeds(f, "response", "upstream", func(_, s string) { f.Add([]byte(s), uint8(0)) })
 	f.Fuzz(func(t *testing.T, body []byte, which uint8) {
 		UpstreamError(int(which)*3, body)
-		m, err := fuzzConversion(t, which).Message(body)
+		m, err := fuzzConversion(t, which).Document(body)
 		if err != nil {
-			if err.Status < 400 || err.Type == "" || err.Message == "" {
+			if err.Status < 400 || err.Class.Word(protocol.Messages) == "" || err.Message == "" {
 				t.Errorf("bad error %+v", err)
 			}
 			return

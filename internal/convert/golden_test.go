@@ -15,6 +15,9 @@ import (
 	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -170,7 +173,7 @@ func counter() func() string {
 }
 
 func errorText(e *Error) string {
-	s := fmt.Sprintf("%d %s %s", e.Status, e.Type, e.Message)
+	s := fmt.Sprintf("%d %s %s", e.Status, e.Class.Word(protocol.Messages), e.Message)
 	if e.NoRetry {
 		s += " (no retry)"
 	}
@@ -183,7 +186,7 @@ func TestRequests(t *testing.T) {
 		got := map[string]string{}
 		body := []byte(strings.TrimSpace(a.files["request"]))
 		kept := bytes.Clone(body)
-		c, err := MessagesToChat(body, a.params(t))
+		c, err := messagesToChat(body, a.params(t))
 		if !bytes.Equal(kept, body) {
 			t.Error("the body was changed")
 		}
@@ -248,7 +251,7 @@ func conversion(t testing.TB, a *archive) *Conversion {
 	if req == "" {
 		req = `{"max_tokens":1,"messages":[{"role":"user","content":"x"}]}`
 	}
-	c, err := MessagesToChat([]byte(req), a.params(t))
+	c, err := messagesToChat([]byte(req), a.params(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +265,7 @@ func TestResponses(t *testing.T) {
 	eachArchive(t, "response", func(t *testing.T, file string, a *archive) {
 		got := map[string]string{}
 		c := conversion(t, a)
-		m, err := c.Message([]byte(a.files["upstream"]))
+		m, err := c.Document([]byte(a.files["upstream"]))
 		if err != nil {
 			got["error"] = errorText(err)
 		} else {
@@ -286,7 +289,8 @@ func TestStreams(t *testing.T) {
 		if strings.Contains(a.comment, "quoted: true") {
 			up = unquote(t, up)
 		}
-		e := conversion(t, a).Events(strings.NewReader(up))
+		c := conversion(t, a)
+		e := c.Events(strings.NewReader(up))
 		if err := e.Start(); err != nil {
 			got["error"] = errorText(err)
 			if rest, _ := io.ReadAll(e); len(rest) != 0 {
@@ -301,7 +305,7 @@ func TestStreams(t *testing.T) {
 			got["events"] = dataLines(out)
 			got["sum"] = acc.String()
 		}
-		if d := e.m.c.Dropped(); len(d) > 0 {
+		if d := c.Dropped(); len(d) > 0 {
 			got["dropped"] = strings.Join(d, "\n")
 		}
 		sections(t, file, a, got, "events", "sum", "error", "dropped")
@@ -489,7 +493,7 @@ func (a *accumulator) event(name, data string) error {
 		}
 		a.stopped = true
 		for _, b := range a.Blocks {
-			if b.Type == "tool_use" && a.StopReason != "max_tokens" && !validObject(b.Input) {
+			if b.Type == "tool_use" && a.StopReason != "max_tokens" && !rawjson.ValidObject(b.Input) {
 				return fmt.Errorf("input %s is no object", b.Input)
 			}
 		}
@@ -506,3 +510,7 @@ func (a *accumulator) event(name, data string) error {
 }
 
 type accBlockStart struct{ Type, ID, Name string }
+
+func messagesToChat(body []byte, p Params) (*Conversion, *Error) {
+	return Convert(body, protocol.Messages, protocol.Chat, p)
+}

@@ -7,6 +7,9 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
 // A target that is made of removed keywords writes nothing and is read for each
@@ -15,12 +18,12 @@ func TestReferences_work(t *testing.T) {
 	t.Parallel()
 	refs := strings.Repeat(`{"$ref":"#/$defs/a"},`, 20_000)
 	schema := `{"type":"object","$defs":{"a":{"default":[` + strings.Repeat("1,", 200_000) + `1]}},"anyOf":[` + strings.TrimSuffix(refs, ",") + `]}`
-	left := newReferences(len(schema))
-	out := appendPlainSchema(nil, []byte(schema), &left)
+	left := newRefBudget(len(schema))
+	out := appendGeminiSchema(nil, []byte(schema), &left)
 	if !json.Valid(out) || left.read > 0 {
 		t.Errorf("valid %v, work left %d", json.Valid(out), left.read)
 	}
-	if next := appendPlainSchema(nil, []byte(`{"type":"object","properties":{"a":{"type":"string"}}}`), &left); string(next) != string(anyObject) {
+	if next := appendGeminiSchema(nil, []byte(`{"type":"object","properties":{"a":{"type":"string"}}}`), &left); string(next) != string(anyObject) {
 		t.Errorf("the next schema of the request is looked at all the same: %s", next)
 	}
 }
@@ -36,7 +39,7 @@ func TestTooManyParts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := MessagesToChat([]byte(body), Params{Model: "m"})
+			_, err := messagesToChat([]byte(body), Params{Model: "m"})
 			if err == nil || err.Status != 400 || !strings.Contains(err.Message, "too many") {
 				t.Errorf("%+v", err)
 			}
@@ -100,7 +103,7 @@ func TestCharge(t *testing.T) {
 				}
 				return nil
 			})
-			if err := e.Start(); err == nil || err.Type != "overloaded_error" {
+			if err := e.Start(); err == nil || err.Class.Word(protocol.Messages) != "overloaded_error" {
 				t.Errorf("Start: %+v", err)
 			}
 		})
@@ -109,9 +112,9 @@ func TestCharge(t *testing.T) {
 
 func TestToolNameCollision(t *testing.T) {
 	t.Parallel()
-	sent := string(toolName([]byte(`"files.delete"`)))
+	sent := string(toolName(rawjson.Text(`files.delete`)))
 	body := `{"max_tokens":1,"messages":[{"role":"user","content":"x"}],"tools":[{"name":"files.delete","input_schema":{}},{"name":"` + sent + `","input_schema":{}}]}`
-	c, err := MessagesToChat([]byte(body), Params{Model: "m"})
+	c, err := messagesToChat([]byte(body), Params{Model: "m"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,85 +3,95 @@ package convert
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
+
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
-// signaturePrefix begins the signatures of the thinking blocks that conversion makes; no signature of Anthropic's has
-// it. Behind it stands the base64url of a JSON object: "r" is the reasoning when it was not shown but the provider
-// wants it back, "g" holds Gemini's thought signatures by tool call id.
+// signaturePrefix begins the signatures of the thinking blocks that conversion makes; no signature
+// of Anthropic's has it. Behind it stands the base64url of a JSON object: "r" is the reasoning when
+// it was not shown but the provider wants it back, "g" holds Gemini's thought signatures by tool
+// call id.
 const signaturePrefix = "apx1."
 
-// callSignature is Gemini's thought signature of a call, both as inside a JSON string.
-type callSignature struct{ id, signature []byte }
+// A Carry is what an upstream wants back with the next request although no client shows it. An
+// answer takes it along in its protocol's own place for such things.
+type Carry struct {
+	Reasoning rawjson.Text    // that was not shown
+	Calls     []callSignature // Gemini's
+}
 
-// appendSignature appends a signature that holds the reasoning, which may be empty, and the calls' signatures.
-func appendSignature(dst, reasoning []byte, calls []callSignature) []byte {
+// callSignature is Gemini's thought signature of a call, whose id is the client's.
+type callSignature struct{ id, signature rawjson.Text }
+
+// appendSignature appends a signature that holds a Carry, which may be empty.
+func appendSignature(dst []byte, c *Carry) []byte {
 	dst = append(dst, signaturePrefix...)
-	if len(reasoning) == 0 && len(calls) == 0 {
+	if len(c.Reasoning) == 0 && len(c.Calls) == 0 {
 		return append(dst, "e30"...)
 	}
-	doc := append(make([]byte, 0, len(reasoning)+64), '{')
-	if len(reasoning) > 0 {
+	doc := append(make([]byte, 0, len(c.Reasoning)+64), '{')
+	if len(c.Reasoning) > 0 {
 		doc = append(doc, `"r":"`...)
-		doc = append(doc, reasoning...)
+		doc = append(doc, c.Reasoning...)
 		doc = append(doc, '"')
 	}
-	for i, c := range calls {
+	for i, call := range c.Calls {
 		switch {
 		case i > 0:
 			doc = append(doc, ',')
-		case len(reasoning) > 0:
+		case len(c.Reasoning) > 0:
 			doc = append(doc, `,"g":{`...)
 		default:
 			doc = append(doc, `"g":{`...)
 		}
 		doc = append(doc, '"')
-		doc = append(doc, c.id...)
+		doc = append(doc, call.id...)
 		doc = append(doc, `":"`...)
-		doc = append(doc, c.signature...)
+		doc = append(doc, call.signature...)
 		doc = append(doc, '"')
 	}
-	if len(calls) > 0 {
+	if len(c.Calls) > 0 {
 		doc = append(doc, '}')
 	}
 	doc = append(doc, '}')
 	return base64.RawURLEncoding.AppendEncode(dst, doc)
 }
 
-// openSignature returns the object inside a signature that conversion made, nil for any other. The client had it in
-// its hands, so it may hold anything.
-func openSignature(raw []byte) []byte {
-	s, own := bytes.CutPrefix(inner(raw), []byte(signaturePrefix))
+// openSignature returns the object inside a signature that conversion made, absent for any other.
+// The client had it in its hands, so it may hold anything.
+func openSignature(signature rawjson.Text) rawjson.Value {
+	s, own := bytes.CutPrefix(signature, []byte(signaturePrefix))
 	if !own {
 		return nil
 	}
 	doc, err := base64.RawURLEncoding.AppendDecode(nil, s)
-	if err != nil || !json.Valid(doc) {
+	if err != nil || !rawjson.Valid(doc) {
 		return nil
 	}
 	return doc
 }
 
-// StripOwnThinking takes the thinking blocks that conversion made for another provider out of a Messages request, for
-// Anthropic refuses their signatures. All other bytes stay as they are. A message that would be left without content
-// goes too; if that would be every message, nothing is changed. Without such a block it returns body itself, at the
-// cost of one search. body must be valid JSON and is not modified.
+// StripOwnThinking takes the thinking blocks that conversion made for another provider out of a
+// Messages request, for Anthropic refuses their signatures. All other bytes stay as they are. A
+// message that would be left without content goes too; if that would be every message, nothing is
+// changed. Without such a block it returns body itself, at the cost of one search. body must be
+// valid JSON and is not modified.
 func StripOwnThinking(body []byte) []byte {
 	if !bytes.Contains(body, []byte(`"`+signaturePrefix)) {
 		return body
 	}
 	var cuts []cut
-	r := reader{b: body, i: len(body) - len(bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF")))}
-	if !r.enter('{') {
+	r := &rawjson.Reader{Doc: body, At: len(body) - len(bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF")))}
+	if !r.Enter('{') {
 		return body
 	}
-	for r.more('}') {
-		if string(r.key()) != "messages" {
-			r.value()
+	for r.More('}') {
+		if string(r.Name()) != "messages" {
+			r.Value()
 			continue
 		}
 		var all bool
-		if cuts, all = cutElements(cuts, &r, cutThinking); all {
+		if cuts, all = cutElements(cuts, r, cutThinking); all {
 			return body
 		}
 	}
@@ -99,25 +109,25 @@ func StripOwnThinking(body []byte) []byte {
 
 type cut struct{ from, to int }
 
-// cutElements reads an array and adds cuts for the elements that drop picks, each with one comma. all reports that no
-// element of a non-empty array would be left; then nothing is added. drop reads the next element, and may add cuts
-// inside of it.
-func cutElements(cuts []cut, r *reader, drop func([]cut, *reader) ([]cut, bool)) (out []cut, all bool) {
-	if !r.enter('[') {
+// cutElements reads an array and adds cuts for the elements that drop picks, each with one comma:
+// of [A,X,B] it cuts ",X", of [X,A] "X,". all reports that no element of a non-empty array would be
+// left; then nothing is added. drop reads the next element, and may add cuts inside of it.
+func cutElements(cuts []cut, r *rawjson.Reader, drop func([]cut, *rawjson.Reader) ([]cut, bool)) (out []cut, all bool) {
+	if !r.Enter('[') {
 		return cuts, false
 	}
 	mark, kept, n := len(cuts), -1, 0 // kept: the end of the last element that stays
 	open := -1                        // the start of a run of dropped elements that nothing stands before
-	for ; r.more(']'); n++ {
-		r.space()
-		start := r.i
+	for ; r.More(']'); n++ {
+		r.Space()
+		start := r.At
 		inside := len(cuts)
 		var gone bool
 		cuts, gone = drop(cuts, r)
 		switch {
 		case gone && kept >= 0:
-			cuts = append(cuts[:inside], cut{kept, r.i})
-			kept = r.i
+			cuts = append(cuts[:inside], cut{kept, r.At})
+			kept = r.At
 		case gone && open < 0:
 			cuts, open = cuts[:inside], start
 		case gone:
@@ -129,7 +139,7 @@ func cutElements(cuts []cut, r *reader, drop func([]cut, *reader) ([]cut, bool))
 				cuts[inside] = cut{open, start}
 				open = -1
 			}
-			kept = r.i
+			kept = r.At
 		}
 	}
 	if open >= 0 {
@@ -139,20 +149,20 @@ func cutElements(cuts []cut, r *reader, drop func([]cut, *reader) ([]cut, bool))
 }
 
 // cutThinking reads a message, and drops it when nothing of its content would be left.
-func cutThinking(cuts []cut, r *reader) ([]cut, bool) {
+func cutThinking(cuts []cut, r *rawjson.Reader) ([]cut, bool) {
 	gone := false
-	if !r.enter('{') {
+	if !r.Enter('{') {
 		return cuts, false
 	}
-	for r.more('}') {
-		if string(r.key()) != "content" {
-			r.value()
+	for r.More('}') {
+		if string(r.Name()) != "content" {
+			r.Value()
 			continue
 		}
-		cuts, gone = cutElements(cuts, r, func(cuts []cut, r *reader) ([]cut, bool) {
-			b := r.value()
-			own := bytes.HasPrefix(inner(get(b, "signature")), []byte(signaturePrefix))
-			return cuts, own && string(text(get(b, "type"))) == "thinking"
+		cuts, gone = cutElements(cuts, r, func(cuts []cut, r *rawjson.Reader) ([]cut, bool) {
+			b := r.Value()
+			own := bytes.HasPrefix(b.Get("signature").Text(), []byte(signaturePrefix))
+			return cuts, own && b.Get("type").Is("thinking")
 		})
 	}
 	return cuts, gone

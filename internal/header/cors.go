@@ -49,19 +49,6 @@ var exposed = func() string {
 	return strings.Join(names, ", ")
 }()
 
-// Replace is Apply on an upstream's header, from which it removes what only this
-// proxy may say: control headers, and what the upstream said about its own
-// origin (two values of Access-Control-Allow-Origin make browsers refuse an
-// answer).
-func (c CORS) Replace(h http.Header, origin string) {
-	for name := range h {
-		if strings.HasPrefix(name, "Access-Control-") || strings.HasPrefix(name, ControlPrefix) {
-			delete(h, name)
-		}
-	}
-	c.Apply(h, origin)
-}
-
 // Apply sets on an answer's header what the policy says for a request's Origin.
 func (c CORS) Apply(h http.Header, origin string) {
 	switch {

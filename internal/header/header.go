@@ -3,8 +3,10 @@
 package header
 
 import (
+	"maps"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 )
 
@@ -16,24 +18,38 @@ const ControlPrefix = "X-Apex-Ai-Proxy-"
 
 const aigPrefix = "Cf-Aig-"
 
-// credentials are the headers in which clients send keys. The gateway prefers
-// any of them, even a dummy, over the key it has stored (Cloudflare, Unified
-// Billing, "Credential precedence"), so none may reach it.
+// credentials are the headers in which clients send keys. The gateway prefers any of them, even a
+// dummy, over the key it has stored (Cloudflare, Unified Billing, "Credential precedence"), so none
+// may reach it.
 var credentials = set(
 	"Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "Xi-Api-Key",
 	"Ocp-Apim-Subscription-Key", "X-Amz-Security-Token",
 )
 
-// never goes upstream in any mode. Hop-by-hop headers and what Connection names
-// are not here: httputil.ReverseProxy removed them before we look.
+// never goes upstream in any mode.
 var never = set(
-	"Cookie", "Proxy-Authorization", "Forwarded", "X-Real-Ip", "True-Client-Ip",
-	"Cdn-Loop", "Via", "Origin", "Referer", "Upgrade",
+	"Cookie", "Forwarded", "X-Real-Ip", "True-Client-Ip", "Cdn-Loop", "Via", "Origin", "Referer",
+	"Expect", // answered already, when the body was read
+	aigPrefix+"Authorization",
 )
 
-// DefaultForward is what passes of a client's cf-aig-* headers to the gateway
-// unless the operator says otherwise. The rest would let a client pick a
-// stored key, fake cost, switch logs off or poison a cache.
+// hopByHop belongs to one connection (RFC 9110 §7.6.1), in either direction.
+var hopByHop = set(
+	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te",
+	"Trailer", "Transfer-Encoding", "Upgrade",
+)
+
+// common are names that most requests have, and that pass. They stand here to be found at once.
+var common = set(
+	"Accept", "Accept-Encoding", "Accept-Language", "Content-Type", "Content-Length", "User-Agent",
+	"Anthropic-Version", "Anthropic-Beta", "Idempotency-Key", "Traceparent", "Sec-Fetch-Mode",
+	"X-Stainless-Lang", "X-Stainless-Package-Version", "X-Stainless-Os", "X-Stainless-Arch",
+	"X-Stainless-Runtime", "X-Stainless-Runtime-Version", "X-Stainless-Retry-Count", "X-Stainless-Timeout",
+)
+
+// DefaultForward is what passes of a client's cf-aig-* headers to the gateway unless the operator
+// says otherwise. The rest would let a client pick a stored key, fake cost, switch logs off or
+// poison a cache.
 var DefaultForward = []string{
 	"Cf-Aig-Cache-Ttl", "Cf-Aig-Skip-Cache", "Cf-Aig-Request-Timeout",
 	"Cf-Aig-Max-Attempts", "Cf-Aig-Retry-Delay", "Cf-Aig-Backoff",
@@ -49,35 +65,139 @@ func set(names ...string) map[string]bool {
 	return m
 }
 
-// Set returns the canonical forms of names as a set, for [Gateway].
+// Set returns the canonical forms of names as a set, for [ToGateway].
 func Set(names []string) map[string]bool { return set(names...) }
 
-// Gateway removes from h what must not reach the gateway. forward names the
-// cf-aig-* headers that pass; cf-aig-authorization never does.
-func Gateway(h http.Header, forward map[string]bool) {
-	for name := range h {
-		n := textproto.CanonicalMIMEHeaderKey(name)
-		if dropped(n) || credentials[n] || strings.HasPrefix(n, aigPrefix) && (!forward[n] || n == aigPrefix+"Authorization") {
-			delete(h, name)
+// fate says what becomes of a request's header.
+type fate uint8
+
+const (
+	passes     fate = iota + 1
+	dropped         // in any mode
+	credential      // goes to an upstream that the client named
+	forAig          // goes there too, and to the gateway if it is on the list
+)
+
+// known holds the names that are known one by one.
+var known = func() map[string]fate {
+	m := map[string]fate{}
+	for f, names := range map[fate][]map[string]bool{passes: {common}, dropped: {never, hopByHop}, credential: {credentials}} {
+		for _, set := range names {
+			for n := range set {
+				m[n] = f
+			}
+		}
+	}
+	return m
+}()
+
+func fateOf(name string) fate {
+	if f := known[name]; f != 0 {
+		return f
+	}
+	n := textproto.CanonicalMIMEHeaderKey(name)
+	switch f := known[n]; {
+	case f != 0:
+		return f
+	case strings.HasPrefix(n, aigPrefix):
+		return forAig
+	case strings.HasPrefix(n, ControlPrefix), strings.HasPrefix(n, "X-Forwarded-"), strings.HasPrefix(n, "Cf-"):
+		return dropped
+	}
+	return passes
+}
+
+// ToGateway returns what of a client's header may reach the gateway. forward names the cf-aig-*
+// headers that pass; cf-aig-authorization never does. The values are shared with src.
+func ToGateway(src http.Header, forward map[string]bool) http.Header {
+	h := make(http.Header, len(src)+4)
+	for name, values := range src {
+		switch fateOf(name) {
+		case passes:
+			h[name] = values
+		case forAig:
+			if forward[textproto.CanonicalMIMEHeaderKey(name)] {
+				h[name] = values
+			}
+		}
+	}
+	return endToEnd(h, src)
+}
+
+// ToUpstream returns what of a client's header may reach an upstream that it named. Its credentials
+// are among it: they belong to that upstream. The values are shared with src.
+func ToUpstream(src http.Header) http.Header {
+	h := make(http.Header, len(src)+4)
+	for name, values := range src {
+		if fateOf(name) != dropped {
+			h[name] = values
+		}
+	}
+	return endToEnd(h, src)
+}
+
+// endToEnd takes out of h what src names in Connection. That the client takes trailers is said
+// again, for the next connection.
+func endToEnd(h, src http.Header) http.Header {
+	deleteNamed(h, src["Connection"])
+	for _, list := range src["Te"] {
+		for coding := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(textproto.TrimString(coding), "trailers") {
+				h["Te"] = []string{"trailers"}
+			}
+		}
+	}
+	return h
+}
+
+func deleteNamed(h http.Header, connection []string) {
+	for _, list := range connection {
+		for name := range strings.SplitSeq(list, ",") {
+			h.Del(textproto.TrimString(name))
 		}
 	}
 }
 
-// Passthrough removes from h what must not reach an upstream that the client
-// named. The client's credentials stay: they belong to that upstream.
-func Passthrough(h http.Header) {
-	for name := range h {
-		n := textproto.CanonicalMIMEHeaderKey(name)
-		if dropped(n) || n == aigPrefix+"Authorization" {
-			delete(h, name)
+// Answer adds to dst what of an upstream's header may reach the client: not what belongs to one
+// connection, and not what only this proxy may say, such as what the upstream said about its own
+// origin (two values of Access-Control-Allow-Origin make browsers refuse an answer). Values that dst
+// has stay. The others are shared with src.
+func Answer(dst, src http.Header) {
+	deleteNamed(src, src["Connection"])
+	for name, values := range src {
+		if !mayAnswer(name) {
+			continue
+		}
+		if old := dst[name]; len(old) > 0 {
+			values = append(old[:len(old):len(old)], values...)
+		}
+		dst[name] = values
+	}
+}
+
+func mayAnswer(name string) bool {
+	return !hopByHop[name] && !strings.HasPrefix(name, "Access-Control-") && !strings.HasPrefix(name, ControlPrefix)
+}
+
+// Announce returns the value of Trailer for what may reach the client of the trailers that an
+// upstream announced, sorted.
+func Announce(trailers http.Header) string {
+	names := slices.Sorted(maps.Keys(trailers))
+	return strings.Join(slices.DeleteFunc(names, func(n string) bool { return !mayAnswer(n) }), ", ")
+}
+
+// Trailers adds an upstream's trailers to dst, by the same rule as headers, prefix before the name.
+func Trailers(dst, trailers http.Header, prefix string) {
+	for name, values := range trailers {
+		if mayAnswer(name) {
+			dst[prefix+name] = append(dst[prefix+name], values...)
 		}
 	}
 }
 
-// Convert removes from an outbound header what only the client's protocol knows,
-// and puts an Anthropic client's key where Chat Completions upstreams look for
-// it. A client's key is there in passthrough only: use it after [Gateway] or
-// [Passthrough].
+// Convert removes from an outbound header what only the client's protocol knows, and puts an
+// Anthropic client's key where Chat Completions upstreams look for it. A client's key is there in
+// passthrough only: use it after [ToGateway] or [ToUpstream].
 func Convert(h http.Header) {
 	for name := range h {
 		if strings.HasPrefix(name, "Anthropic-") {
@@ -90,24 +210,17 @@ func Convert(h http.Header) {
 	h.Del("X-Api-Key")
 }
 
-// ConvertAnswer leaves of an upstream's header what a client of another protocol
-// can use: ids, limits, retries, and what the gateway says. Clients of Messages
-// read request-id; without one from upstream it is id.
-func ConvertAnswer(h http.Header, id string) {
-	for _, name := range []string{"X-Request-Id", "Request-Id"} {
-		if v := h.Get(name); v != "" {
-			id = v
-		}
-	}
+// ConvertAnswer leaves of an upstream's header what a client of another protocol can use: limits,
+// retries, what the gateway says, and the request id under the name that the client looks for.
+func ConvertAnswer(h http.Header, requestID string) {
 	for name := range h {
 		switch {
-		case name == "Retry-After", name == "Retry-After-Ms", name == "X-Should-Retry",
+		case name == requestID, name == "Retry-After", name == "Retry-After-Ms", name == "X-Should-Retry",
 			strings.HasPrefix(name, "X-Ratelimit-"), strings.HasPrefix(name, "Anthropic-Ratelimit-"), strings.HasPrefix(name, aigPrefix):
 		default:
 			delete(h, name)
 		}
 	}
-	h.Set("Request-Id", id)
 }
 
 // Value makes a header value of s: printable ASCII, of bounded length.
@@ -119,17 +232,6 @@ func Value(s string) string {
 		return c
 	}, s)
 	return s[:min(len(s), 2048)]
-}
-
-func dropped(n string) bool {
-	switch {
-	case never[n],
-		strings.HasPrefix(n, ControlPrefix),
-		strings.HasPrefix(n, "X-Forwarded-"),
-		strings.HasPrefix(n, "Cf-") && !strings.HasPrefix(n, aigPrefix):
-		return true
-	}
-	return false
 }
 
 // secret lists the headers whose values a record shows as [Redacted] although

@@ -164,11 +164,11 @@ func TestFates(t *testing.T) {
 	t.Parallel()
 	forward := Set(DefaultForward)
 	modes := map[string]struct {
-		apply  func(http.Header)
+		apply  func(http.Header) http.Header
 		passes func(i int) bool
 	}{
-		"gateway":     {func(h http.Header) { Gateway(h, forward) }, func(i int) bool { return fates[i].gateway }},
-		"passthrough": {Passthrough, func(i int) bool { return fates[i].passthrough }},
+		"gateway":     {func(h http.Header) http.Header { return ToGateway(h, forward) }, func(i int) bool { return fates[i].gateway }},
+		"passthrough": {ToUpstream, func(i int) bool { return fates[i].passthrough }},
 	}
 	// net/http makes keys canonical; a handler in front of us may not.
 	casings := map[string]func(string) string{
@@ -198,8 +198,7 @@ func TestFates(t *testing.T) {
 				if len(got) != len(fates) {
 					t.Fatalf("%d rows give %d headers: one is there twice", len(fates), len(got))
 				}
-				m.apply(got)
-				if diff := cmp.Diff(want, got); diff != "" {
+				if diff := cmp.Diff(want, m.apply(got)); diff != "" {
 					t.Errorf("what goes upstream (-want +got):\n%s", diff)
 				}
 			})
@@ -211,18 +210,20 @@ func TestFates(t *testing.T) {
 func TestBothSpellings(t *testing.T) {
 	t.Parallel()
 	in := http.Header{"Authorization": {"a"}, "authorization": {"b"}, "Cf-Aig-Authorization": {"c"}, "cf-aig-authorization": {"d"}, "accept": {"e"}}
-	got := in.Clone()
-	Gateway(got, nil)
+	got := ToGateway(in, nil)
 	if diff := cmp.Diff(http.Header{"accept": {"e"}}, got); diff != "" {
 		t.Errorf("gateway (-want +got):\n%s", diff)
 	}
-	got = in.Clone()
-	Passthrough(got)
+	got = ToUpstream(in)
 	if diff := cmp.Diff(http.Header{"Authorization": {"a"}, "authorization": {"b"}, "accept": {"e"}}, got); diff != "" {
 		t.Errorf("passthrough (-want +got):\n%s", diff)
 	}
-	Gateway(nil, nil)
-	Passthrough(nil)
+	if len(in) != 5 {
+		t.Errorf("the client's header was changed: %v", in)
+	}
+	if a, b := ToGateway(nil, nil), ToUpstream(nil); a == nil || b == nil {
+		t.Error("no header to set anything in")
+	}
 }
 
 func TestForward(t *testing.T) {
@@ -243,8 +244,7 @@ func TestForward(t *testing.T) {
 		// An operator's list opens cf-aig-* names alone, and never the credential.
 		{[]string{"cf-aig-authorization", "CF-AIG-AUTHORIZATION", "x-api-key", "cf-ray", "cf-aig-cache-ttl"}, http.Header{"Cf-Aig-Cache-Ttl": {"60"}}},
 	} {
-		got := in.Clone()
-		Gateway(got, Set(test.forward))
+		got := ToGateway(in, Set(test.forward))
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("forward %q (-want +got):\n%s", test.forward, diff)
 		}
@@ -301,5 +301,51 @@ func TestCredentialsAreRedacted(t *testing.T) {
 		if got := Redact(http.Header{f.name: {"s3cr3t"}}); got[f.name][0] != Redacted {
 			t.Errorf("%s: %q", f.name, got[f.name])
 		}
+	}
+}
+
+// What belongs to one connection stays on it, whatever a client or an upstream names in Connection.
+func TestHopByHop(t *testing.T) {
+	t.Parallel()
+	hops := http.Header{
+		"Connection": {"close, x-named", "X-Other , Keep-Alive"}, "Keep-Alive": {"5"}, "Proxy-Connection": {"x"}, "Transfer-Encoding": {"chunked"},
+		"Trailer": {"X-Sum"}, "Upgrade": {"h2c"}, "Proxy-Authenticate": {"Basic"}, "Proxy-Authorization": {"Basic x"},
+		"X-Named": {"1"}, "X-Other": {"2"}, "X-Kept": {"3"},
+	}
+	for name, tt := range map[string]struct{ te, want []string }{
+		"none": {nil, nil}, "gzip": {[]string{"gzip"}, nil}, "trailers": {[]string{"deflate, Trailers"}, []string{"trailers"}},
+	} {
+		in := hops.Clone()
+		want := http.Header{"X-Kept": {"3"}}
+		if tt.te != nil {
+			in["Te"] = tt.te
+		}
+		if tt.want != nil {
+			want["Te"] = tt.want
+		}
+		for mode, got := range map[string]http.Header{"gateway": ToGateway(in, nil), "upstream": ToUpstream(in)} {
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s to the %s (-want +got):\n%s", name, mode, diff)
+			}
+		}
+	}
+	got := http.Header{"X-Kept": {"host's"}}
+	Answer(got, hops.Clone())
+	if diff := cmp.Diff(http.Header{"X-Kept": {"host's", "3"}}, got); diff != "" {
+		t.Errorf("answer (-want +got):\n%s", diff)
+	}
+}
+
+// Trailers pass by the same rule as headers.
+func TestTrailers(t *testing.T) {
+	t.Parallel()
+	trailers := http.Header{"X-Sum": {"a"}, "X-Cost": {"1", "2"}, "Access-Control-Allow-Origin": {"*"}, "X-Apex-Ai-Proxy-Dropped": {"all"}, "Connection": {"close"}}
+	if got := Announce(trailers); got != "X-Cost, X-Sum" {
+		t.Errorf("announced %q", got)
+	}
+	got := http.Header{}
+	Trailers(got, trailers, "Trailer:")
+	if diff := cmp.Diff(http.Header{"Trailer:X-Sum": {"a"}, "Trailer:X-Cost": {"1", "2"}}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -3,8 +3,7 @@ package usage
 import (
 	"bytes"
 
-	"github.com/tidwall/gjson"
-
+	"github.com/loadchange/apexproxy/internal/rawjson"
 	"github.com/loadchange/apexproxy/internal/sse"
 )
 
@@ -28,56 +27,96 @@ func (r *Reader) chatEvent(e sse.Event) {
 		return
 	}
 	doc, ok := object(e.Data)
+	if !ok {
+		doc = nil
+	}
 	if failed {
 		r.fail(doc)
 	}
-	if ok {
-		r.failure(doc)
-		r.chat(doc)
-	}
+	r.chat(doc)
 }
 
-// chat takes a chunk, or a whole completion. Usage comes in the last chunk, in one with choices, or grown a little in
-// each; the last one named holds. Groq puts it into x_groq, and some models into their choice.
-func (r *Reader) chat(doc doc) {
-	r.name(doc)
-	var choice gjson.Result
-	doc.Get("choices").ForEach(func(_, c gjson.Result) bool {
-		if c.Get("index").Num != 0 {
-			return true
+// chat takes a chunk, or a whole completion. Usage comes in the last chunk, in one with choices, or
+// grown a little in each; the last one named holds. Groq puts it into x_groq, and some models into
+// their choice.
+func (r *Reader) chat(doc rawjson.Value) {
+	var choice, usage, groq rawjson.Value
+	for name, v := range doc.Members() {
+		switch string(name) {
+		case "id":
+			setOnce(&r.sum.ID, v)
+		case "model":
+			setOnce(&r.sum.Model, v)
+		case "choices":
+			choice = firstChoice(v)
+		case "usage":
+			usage = v
+		case "x_groq":
+			groq = v.Get("usage")
+		case "error":
+			if isError(v) {
+				r.fail(doc)
+			}
 		}
-		choice = c
-		return false
-	})
+	}
 	set(&r.sum.FinishReason, choice.Get("finish_reason"))
-	if !r.chatUsage(doc.Get("usage")) && !r.chatUsage(choice.Get("usage")) {
-		r.chatUsage(doc.Get("x_groq.usage"))
+	for _, u := range [...]rawjson.Value{usage, choice.Get("usage"), groq} {
+		if n, ok := OfChat(u, r.ReasoningExtra); ok {
+			r.usage, r.said = n, true
+			return
+		}
 	}
 }
 
-// chatUsage takes a usage object that counts in prompt_tokens and completion_tokens, and reports whether it was one.
-func (r *Reader) chatUsage(u gjson.Result) bool {
-	in, hasIn := count(u.Get("prompt_tokens"))
-	out, hasOut := count(u.Get("completion_tokens"))
-	if !hasIn && !hasOut {
-		return false
-	}
-	n := Usage{
-		Input:  in,
-		Output: out,
-		// OpenAI; Anthropic's names kept by translating gateways; DeepSeek; Moonshot. prompt_tokens includes them all.
-		CacheRead:  first(u, "prompt_tokens_details.cached_tokens", "cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens"),
-		CacheWrite: first(u, "prompt_tokens_details.cache_write_tokens", "prompt_tokens_details.cache_creation_tokens", "cache_creation_input_tokens"),
-		Reasoning:  first(u, "completion_tokens_details.reasoning_tokens"),
-	}
-	// xAI and Google leave reasoning out of completion_tokens, and it shows in the total. Where the cache is in play
-	// another explanation is possible, so there the difference must be the reasoning exactly.
-	if total, ok := count(u.Get("total_tokens")); ok && hasIn {
-		more := total - in - out
-		if more > 0 && (more == n.Reasoning || n.CacheRead+n.CacheWrite == 0) {
-			n.Output += more
+// firstChoice returns the element of index 0, which one without an index has.
+func firstChoice(choices rawjson.Value) rawjson.Value {
+	for c := range choices.Elements() {
+		if index := c.Get("index"); index.IsNull() || index.Count() == 0 {
+			return c
 		}
 	}
-	r.usage, r.said = n, true
-	return true
+	return nil
+}
+
+// OfChat reads a usage object that counts in prompt_tokens and completion_tokens, and reports
+// whether it is one. reasoningExtra says that completion_tokens leaves the reasoning tokens out, as
+// at Google and xAI: there the output is the total less the prompt when that is more.
+func OfChat(u rawjson.Value, reasoningExtra bool) (Usage, bool) {
+	var prompt, completion, total, prompts, completions rawjson.Value // the last two: details
+	var cached, hits, read, created rawjson.Value
+	for name, v := range u.Members() {
+		switch string(name) {
+		case "prompt_tokens":
+			prompt = v
+		case "completion_tokens":
+			completion = v
+		case "total_tokens":
+			total = v
+		case "prompt_tokens_details":
+			prompts = v
+		case "completion_tokens_details":
+			completions = v
+		case "cache_read_input_tokens": // Anthropic's name, kept by translating gateways
+			read = v
+		case "prompt_cache_hit_tokens": // DeepSeek
+			hits = v
+		case "cached_tokens": // Moonshot
+			cached = v
+		case "cache_creation_input_tokens": // translating gateways
+			created = v
+		}
+	}
+	in, hasIn := count(prompt)
+	out, hasOut := count(completion)
+	if !hasIn && !hasOut {
+		return Usage{}, false
+	}
+	n := Usage{Input: in, Output: out} // prompt_tokens includes the cached ones of all kinds
+	n.CacheRead = first(prompts.Get("cached_tokens"), read, hits, cached)
+	n.CacheWrite = first(prompts.Get("cache_write_tokens"), prompts.Get("cache_creation_tokens"), created, prompts.Get("created_cache_tokens"))
+	n.Reasoning = first(completions.Get("reasoning_tokens"))
+	if all, ok := count(total); ok && reasoningExtra {
+		n.Output = max(n.Output, all-in)
+	}
+	return n, true
 }

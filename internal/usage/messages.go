@@ -3,8 +3,7 @@ package usage
 import (
 	"bytes"
 
-	"github.com/tidwall/gjson"
-
+	"github.com/loadchange/apexproxy/internal/rawjson"
 	"github.com/loadchange/apexproxy/internal/sse"
 )
 
@@ -26,9 +25,9 @@ func (r *Reader) messagesEvent(e sse.Event) {
 	}
 	switch typ {
 	case "message_start":
-		r.message(members(doc.Get("message")))
+		r.message(doc.Get("message"))
 	case "message_delta":
-		set(&r.sum.FinishReason, doc.Get("delta.stop_reason"))
+		set(&r.sum.FinishReason, doc.Get("delta", "stop_reason"))
 		r.messagesUsage(doc.Get("usage"))
 	case "message_stop":
 		r.sum.Done = true
@@ -36,16 +35,26 @@ func (r *Reader) messagesEvent(e sse.Event) {
 }
 
 // message takes a message object, whole or as message_start has it.
-func (r *Reader) message(doc doc) {
-	r.name(doc)
-	set(&r.sum.FinishReason, doc.Get("stop_reason"))
-	r.messagesUsage(doc.Get("usage"))
+func (r *Reader) message(doc rawjson.Value) {
+	for name, v := range doc.Members() {
+		switch string(name) {
+		case "id":
+			setOnce(&r.sum.ID, v)
+		case "model":
+			setOnce(&r.sum.Model, v)
+		case "stop_reason":
+			set(&r.sum.FinishReason, v)
+		case "usage":
+			r.messagesUsage(v)
+		}
+	}
 }
 
-// messagesUsage takes a usage object. In a stream there are several, each with the counts so far: a later one holds,
-// member by member, because it may name the output alone. Some servers do not know the input when they start and some
-// have forgotten it when they end, so three zeros for it never replace a number.
-func (r *Reader) messagesUsage(u gjson.Result) {
+// messagesUsage takes a usage object. In a stream there are several, each with the counts so far: a
+// later one holds, member by member, because it may name the output alone. Some servers do not know
+// the input when they start and some have forgotten it when they end, so three zeros for it never
+// replace a number.
+func (r *Reader) messagesUsage(u rawjson.Value) {
 	in, hasIn := count(u.Get("input_tokens"))
 	read, hasRead := count(u.Get("cache_read_input_tokens"))
 	write, hasWrite := count(u.Get("cache_creation_input_tokens"))
@@ -65,7 +74,7 @@ func (r *Reader) messagesUsage(u gjson.Result) {
 	if hasOut {
 		r.usage.Output = out
 	}
-	if n := first(u, "output_tokens_details.thinking_tokens"); n > 0 {
+	if n := first(u.Get("output_tokens_details", "thinking_tokens")); n > 0 {
 		r.usage.Reasoning = n
 	}
 }

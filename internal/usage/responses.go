@@ -3,6 +3,7 @@ package usage
 import (
 	"bytes"
 
+	"github.com/loadchange/apexproxy/internal/rawjson"
 	"github.com/loadchange/apexproxy/internal/sse"
 )
 
@@ -22,7 +23,7 @@ func (r *Reader) responsesEvent(e sse.Event) {
 	if !ok {
 		return
 	}
-	r.response(members(doc.Get("response")))
+	r.response(doc.Get("response"))
 	switch typ {
 	case "response.completed", "response.incomplete", "response.failed":
 		r.sum.Done = true
@@ -30,29 +31,42 @@ func (r *Reader) responsesEvent(e sse.Event) {
 }
 
 // response takes a response object, finished or not.
-func (r *Reader) response(doc doc) {
-	r.name(doc)
-	switch status := doc.Get("status"); status.Str {
+func (r *Reader) response(doc rawjson.Value) {
+	var status, usage, details rawjson.Value
+	for name, v := range doc.Members() {
+		switch string(name) {
+		case "id":
+			setOnce(&r.sum.ID, v)
+		case "model":
+			setOnce(&r.sum.Model, v)
+		case "status":
+			status = v
+		case "incomplete_details":
+			details = v
+		case "usage":
+			usage = v
+		}
+	}
+	switch string(status.Decode()) {
 	case "incomplete":
 		set(&r.sum.FinishReason, status)
-		set(&r.sum.FinishReason, doc.Get("incomplete_details.reason"))
+		set(&r.sum.FinishReason, details.Get("reason"))
 	case "failed":
 		r.fail(doc)
 		fallthrough
 	case "completed", "cancelled":
 		set(&r.sum.FinishReason, status)
 	}
-	u := doc.Get("usage")
-	in, hasIn := count(u.Get("input_tokens"))
-	out, hasOut := count(u.Get("output_tokens"))
+	in, hasIn := count(usage.Get("input_tokens"))
+	out, hasOut := count(usage.Get("output_tokens"))
 	if hasIn || hasOut {
 		r.said = true
 		r.usage = Usage{
 			Input:      in,
 			Output:     out,
-			CacheRead:  first(u, "input_tokens_details.cached_tokens"),
-			CacheWrite: first(u, "input_tokens_details.cache_write_tokens"),
-			Reasoning:  first(u, "output_tokens_details.reasoning_tokens"),
+			CacheRead:  first(usage.Get("input_tokens_details", "cached_tokens")),
+			CacheWrite: first(usage.Get("input_tokens_details", "cache_write_tokens")),
+			Reasoning:  first(usage.Get("output_tokens_details", "reasoning_tokens")),
 		}
 	}
 }

@@ -1,54 +1,44 @@
-// Package usage reads from a copy of an upstream's answer what the answer says of itself: tokens used, finish reason,
-// model, id, and whether it failed.
+// Package usage reads from a copy of an upstream's answer what the answer says of itself: tokens
+// used, finish reason, model, id, and whether it failed.
 //
-// Only what the upstream said is told. Bytes that are not what their dialect promises say nothing; they never fail.
+// Only what the upstream said is told. Bytes that are not what their protocol promises say nothing;
+// they never fail.
 package usage
 
 import (
 	"bytes"
-	"strings"
+	"strconv"
 
-	"github.com/tidwall/gjson"
-
-	"github.com/loadchange/apexproxy/internal/body"
+	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/rawjson"
 	"github.com/loadchange/apexproxy/internal/sse"
 )
 
-// Dialect names the shape of an answer. The zero value is None, of which nothing is read.
-type Dialect uint8
-
-// The dialects, each after its public API reference.
-const (
-	None       Dialect = iota
-	Chat               // OpenAI Chat Completions and the many that follow it
-	Responses          // OpenAI Responses
-	Messages           // Anthropic Messages
-	Embeddings         // OpenAI Embeddings
-)
-
-// Usage counts tokens as the OpenTelemetry GenAI conventions do (registry/attributes/gen-ai, notes on
-// gen_ai.usage.input_tokens, .cache_read.input_tokens and .cache_creation.input_tokens): Input "SHOULD include all
-// types of input tokens, including cached tokens". CacheRead and CacheWrite are parts of Input, and Reasoning is a part
-// of Output: adding them to it counts them twice.
+// Usage counts tokens as the OpenTelemetry GenAI conventions do (registry/attributes/gen-ai, notes
+// on gen_ai.usage.input_tokens, .cache_read.input_tokens and .cache_creation.input_tokens): Input
+// "SHOULD include all types of input tokens, including cached tokens". CacheRead and CacheWrite are
+// parts of Input, and Reasoning is a part of Output: adding them to it counts them twice.
 type Usage struct{ Input, Output, CacheRead, CacheWrite, Reasoning int64 }
 
-// Summary is what an answer has said of itself so far. Strings are as the upstream spelled them, empty if it did not
-// say or said more than 256 bytes.
+// Summary is what an answer has said of itself so far. Strings are as the upstream spelled them,
+// empty if it did not say or said more than 256 bytes.
 type Summary struct {
-	// Usage is nil if the upstream named no number. When a stream stops early it holds the numbers named until then.
+	// Usage is nil if the upstream named no number. When a stream stops early it holds the numbers
+	// named until then.
 	Usage *Usage
-	// FinishReason is the first choice's finish_reason, the stop_reason, or the response's final status, in whose place
-	// stands the reason when it is "incomplete".
+	// FinishReason is the first choice's finish_reason, the stop_reason, or the response's final
+	// status, in whose place stands the reason when it is "incomplete".
 	FinishReason string
 	Model        string
 	ID           string
-	// Failed is set by an error in the answer: an "error" event or object, or a response whose status is "failed".
+	// Failed is set by an error in the answer: an "error" event or object, or a response whose
+	// status is "failed".
 	Failed bool
-	// ErrorType is the type, else the code, of that error: at most 64 of the characters A-Z a-z 0-9 _ . - and empty
-	// otherwise, so that nothing a client wrote is in it.
+	// ErrorType is the type, else the code, of that error: at most 64 of the characters A-Z a-z 0-9
+	// _ . - and empty otherwise, so that nothing a client wrote is in it.
 	ErrorType string
-	// Done says the answer came to its own end: [DONE], message_stop, response.completed, .incomplete or .failed in a
-	// stream; else a whole JSON object.
+	// Done says the answer came to its own end: [DONE], message_stop, response.completed,
+	// .incomplete or .failed in a stream; else a whole JSON object.
 	Done bool
 }
 
@@ -61,7 +51,10 @@ const (
 
 // Reader reads one answer. Make one with [NewReader]. It is not safe for concurrent use.
 type Reader struct {
-	dialect  Dialect
+	// ReasoningExtra says that completion_tokens leaves the reasoning tokens out, see [OfChat].
+	ReasoningExtra bool
+
+	protocol protocol.Protocol
 	stream   bool
 	over     bool // the JSON body is larger than maxHeld
 	said     bool // a number was named
@@ -72,17 +65,19 @@ type Reader struct {
 	uncached int64 // Messages: input tokens that the cache had no part in
 }
 
-// NewReader returns a Reader for an answer in dialect d. stream says that the answer is an event stream; otherwise it
-// is one JSON text, of which up to 4 MiB are held: of a longer one nothing is told.
-func NewReader(d Dialect, stream bool) *Reader {
-	return &Reader{dialect: d, stream: stream, events: sse.Parser{Max: maxHeld}}
+// NewReader returns a Reader for an answer in protocol p. stream says that the answer is an event
+// stream; otherwise it is one JSON text, of which up to 4 MiB are held: of a longer one nothing is
+// told.
+func NewReader(p protocol.Protocol, stream bool) *Reader {
+	return &Reader{protocol: p, stream: stream, events: sse.Parser{Max: maxHeld}}
 }
 
-// Feed reads b, the next bytes of the answer's content (inflated, if it was compressed), cut anywhere. It does not keep
-// b. In a stream it allocates nothing for an event that holds only a piece of the output.
+// Feed reads b, the next bytes of the answer's content (inflated, if it was compressed), cut
+// anywhere. It does not keep b. In a stream it allocates nothing for an event that holds only a
+// piece of the output.
 func (r *Reader) Feed(b []byte) {
 	switch {
-	case r.dialect == None:
+	case r.protocol == protocol.None:
 	case r.stream:
 		r.events.Feed(b, r.event)
 	case r.over:
@@ -93,27 +88,28 @@ func (r *Reader) Feed(b []byte) {
 	}
 }
 
-// Summary returns what was said until now, as if the answer ended here: an event without its blank line counts if its
-// data is whole. It may be called at any time, and Feed afterwards.
+// Summary returns what was said until now, as if the answer ended here: an event without its blank
+// line counts if its data is whole. It may be called at any time, and Feed afterwards.
 func (r *Reader) Summary() Summary {
 	c := *r
 	if c.stream {
 		c.events.Close(c.event)
 	} else if doc, ok := object(c.body); ok {
 		c.sum.Done = true
-		c.failure(doc)
-		switch c.dialect {
-		case Chat, Embeddings:
+		switch c.protocol {
+		case protocol.Chat, protocol.Embeddings:
 			c.chat(doc)
-		case Responses:
+		case protocol.Responses:
+			c.failure(doc)
 			c.response(doc)
-		case Messages:
+		case protocol.Messages:
+			c.failure(doc)
 			c.message(doc)
 		}
 	}
 	if c.said {
 		u := c.usage
-		if c.dialect == Messages {
+		if c.protocol == protocol.Messages {
 			u.Input = c.uncached + u.CacheRead + u.CacheWrite
 		}
 		c.sum.Usage = &u
@@ -125,22 +121,23 @@ func (r *Reader) event(e sse.Event) {
 	if r.sum.Done {
 		return
 	}
-	switch r.dialect {
-	case Chat, Embeddings:
+	switch r.protocol {
+	case protocol.Chat, protocol.Embeddings:
 		r.chatEvent(e)
-	case Responses:
+	case protocol.Responses:
 		r.responsesEvent(e)
-	case Messages:
+	case protocol.Messages:
 		r.messagesEvent(e)
 	}
 }
 
 var errorWord = []byte(`"error"`) // as a name, or as the type of an event
 
-// says reports whether b may hold a member with one of these names, given in their quotes, and a value other than null.
-// It keeps ordinary chunks, which say "usage":null and "finish_reason":null, from the JSON parser. Text that a model
-// wrote cannot match, its quotes being escaped; if it could, it would cause a look for nothing. Hopping from colon to
-// colon finds all names in one pass, in a third of the time that bytes.Contains takes for three.
+// says reports whether b may hold a member with one of these names, given in their quotes, and a
+// value other than null. It keeps ordinary chunks, which say "usage":null and "finish_reason":null,
+// from the JSON parser. Text that a model wrote cannot match, its quotes being escaped; if it could,
+// it would cause a look for nothing. Hopping from colon to colon finds all names in one pass, in a
+// third of the time that bytes.Contains takes for three.
 func says(b []byte, names [][]byte) bool {
 	for at := 0; ; {
 		i := bytes.IndexByte(b[at:], ':')
@@ -168,77 +165,58 @@ func startsNull(b []byte) bool {
 	return len(b) >= 4 && string(b[:4]) == "null"
 }
 
-// doc holds the members of an object. gjson reads an object anew for every path it is asked; several are asked for here,
-// and the longest member of an answer, its text, would be read over each time.
-type doc []struct{ name, raw string }
-
-// object parses b if it is wholly a JSON object.
-func object(b []byte) (doc, bool) {
-	if shape, err := body.Scan(b); err != nil || !shape.Object {
-		return nil, false
-	}
-	return members(gjson.ParseBytes(b)), true
-}
-
-func members(v gjson.Result) doc {
-	d := make(doc, 0, 12)
-	if v.IsObject() {
-		v.ForEach(func(k, v gjson.Result) bool {
-			d = append(d, struct{ name, raw string }{k.Str, v.Raw})
-			return true
-		})
-	}
-	return d
-}
-
-// Get returns the value at a path of names with dots between them.
-func (d doc) Get(path string) gjson.Result {
-	name, rest, nested := strings.Cut(path, ".")
-	for _, m := range d {
-		if m.name == name {
-			v := gjson.Parse(m.raw)
-			if nested {
-				v = v.Get(rest)
-			}
-			return v
-		}
-	}
-	return gjson.Result{}
+// object returns b as a value, and whether it is wholly a JSON object.
+func object(b []byte) (rawjson.Value, bool) {
+	b = rawjson.Trim(b)
+	return b, rawjson.ValidObject(b)
 }
 
 // typed parses an event that names its type in its data, and notes the error that it may be or hold.
-func (r *Reader) typed(e sse.Event) (d doc, typ string, ok bool) {
-	d, ok = object(e.Data)
-	typ = d.Get("type").Str
+func (r *Reader) typed(e sse.Event) (doc rawjson.Value, typ string, ok bool) {
+	doc, ok = object(e.Data)
+	if !ok {
+		doc = nil
+	}
+	typ = string(doc.Get("type").Decode())
 	if string(e.Type) == "error" || typ == "error" {
-		r.fail(d)
+		r.fail(doc)
 	}
 	if ok {
-		r.failure(d)
+		r.failure(doc)
 	}
-	return d, typ, ok
+	return doc, typ, ok
 }
 
-// failure notes the doc's error object, if it has one.
-func (r *Reader) failure(doc doc) {
-	if e := doc.Get("error"); e.IsObject() || e.Type == gjson.String && e.Str != "" {
+// failure notes the doc's error, if it has one.
+func (r *Reader) failure(doc rawjson.Value) {
+	if isError(doc.Get("error")) {
 		r.fail(doc)
 	}
 }
 
+// isError reports whether the value of a member "error" says that there is one.
+func isError(e rawjson.Value) bool { return e.IsObject() || len(e.Text()) > 0 }
+
 // fail notes that the answer failed. doc is the event or the object that says so.
-func (r *Reader) fail(doc doc) {
+func (r *Reader) fail(doc rawjson.Value) {
 	r.sum.Failed = true
-	for _, path := range []string{"error.type", "error.code", "type", "code"} {
-		v := doc.Get(path)
-		if v.Type != gjson.String && v.Type != gjson.Number {
-			continue
+	e := doc.Get("error")
+	for _, v := range [...]rawjson.Value{e.Get("type"), e.Get("code"), doc.Get("type"), doc.Get("code")} {
+		word := string(v)
+		if v.IsString() {
+			word = string(v.Decode())
 		}
-		if s := v.String(); s != "error" && plain(s) { // the type of an error event is "error": that is no news
-			r.sum.ErrorType = strings.Clone(s)
+		// The type of an error event is "error", which is no news.
+		if (v.IsString() || isNumber(v)) && word != "error" && plain(word) {
+			r.sum.ErrorType = word
 			return
 		}
 	}
+}
+
+func isNumber(v rawjson.Value) bool {
+	c := v.Kind()
+	return c == '-' || c >= '0' && c <= '9'
 }
 
 func plain(s string) bool {
@@ -255,36 +233,41 @@ func plain(s string) bool {
 	return true
 }
 
-// set sets *s to v if v is a string that says something. It copies: v is a part of the whole event.
-func set(s *string, v gjson.Result) {
-	if v.Type == gjson.String && v.Str != "" && len(v.Str) <= maxText {
-		*s = strings.Clone(v.Str)
+// set sets *s to v if v is a string that says something of bounded length.
+func set(s *string, v rawjson.Value) {
+	if t := v.Decode(); len(t) > 0 && len(t) <= maxText {
+		*s = string(t)
 	}
 }
 
-// name takes the id and model of doc, if they were not known.
-func (r *Reader) name(doc doc) {
-	if r.sum.ID == "" {
-		set(&r.sum.ID, doc.Get("id"))
-	}
-	if r.sum.Model == "" {
-		set(&r.sum.Model, doc.Get("model"))
+// setOnce is set for what is named in every chunk.
+func setOnce(s *string, v rawjson.Value) {
+	if *s == "" {
+		set(s, v)
 	}
 }
 
-// count returns v as a number of tokens, and whether it is one. Fractions are cut off; beyond 2⁵³ a JSON number is not
-// exact and counts nothing.
-func count(v gjson.Result) (int64, bool) {
-	if v.Type != gjson.Number || !(v.Num >= 0 && v.Num <= 1<<53) {
+// count returns v as a number of tokens, and whether it is one. Fractions are cut off; beyond 2⁵³ a
+// JSON number is not exact and counts nothing.
+func count(v rawjson.Value) (int64, bool) {
+	const most = 1 << 53
+	if n, ok := v.Integer(); ok {
+		return n, n <= most
+	}
+	if !isNumber(v) {
 		return 0, false
 	}
-	return int64(v.Num), true
+	f, err := strconv.ParseFloat(string(v), 64)
+	if err != nil || !(f >= 0 && f <= most) {
+		return 0, false
+	}
+	return int64(f), true
 }
 
-// first returns the first count other than zero that u holds at one of the paths, or zero.
-func first(u gjson.Result, paths ...string) int64 {
-	for _, p := range paths {
-		if n, _ := count(u.Get(p)); n > 0 {
+// first returns the first of these counts other than zero, or zero.
+func first(values ...rawjson.Value) int64 {
+	for _, v := range values {
+		if n, ok := count(v); ok && n > 0 {
 			return n
 		}
 	}

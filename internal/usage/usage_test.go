@@ -11,15 +11,19 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
-var dialects = map[string]Dialect{"chat": Chat, "responses": Responses, "messages": Messages, "embeddings": Embeddings}
+var dialects = map[string]protocol.Protocol{"chat": protocol.Chat, "responses": protocol.Responses, "messages": protocol.Messages, "embeddings": protocol.Embeddings}
 
 // fixture is one file of testdata: a remark, the answer's bytes, and what is to be read from them.
 type fixture struct {
 	name    string
-	dialect Dialect
+	dialect protocol.Protocol
 	stream  bool
+	extra   bool // ReasoningExtra
 	answer  []byte
 	want    Summary
 }
@@ -51,16 +55,22 @@ func fixtures(t testing.TB) (all []fixture) {
 				fx.dialect, fx.stream, fx.answer = dialects[dialect], kind == "sse", []byte(content+"\n")
 			}
 		}
-		if fx.dialect == None {
+		if fx.dialect == protocol.None {
 			t.Fatalf("%s: no answer", file)
 		}
+		fx.extra = strings.HasPrefix(fx.want.Model, "grok-") // as the table of profiles says of xAI
 		all = append(all, fx)
 	}
 	return all
 }
 
-func read(d Dialect, stream bool, chunks ...[]byte) Summary {
+func read(d protocol.Protocol, stream bool, chunks ...[]byte) Summary {
+	return readExtra(d, stream, false, chunks...)
+}
+
+func readExtra(d protocol.Protocol, stream, extra bool, chunks ...[]byte) Summary {
 	r := NewReader(d, stream)
+	r.ReasoningExtra = extra
 	for _, c := range chunks {
 		c = bytes.Clone(c)
 		r.Feed(c)
@@ -74,11 +84,11 @@ func TestFixtures(t *testing.T) {
 	for _, fx := range fixtures(t) {
 		t.Run(fx.name, func(t *testing.T) {
 			t.Parallel()
-			if diff := cmp.Diff(fx.want, read(fx.dialect, fx.stream, fx.answer)); diff != "" {
+			if diff := cmp.Diff(fx.want, readExtra(fx.dialect, fx.stream, fx.extra, fx.answer)); diff != "" {
 				t.Fatalf("-want +got:\n%s", diff)
 			}
 			for i := range fx.answer {
-				if diff := cmp.Diff(fx.want, read(fx.dialect, fx.stream, fx.answer[:i], fx.answer[i:])); diff != "" {
+				if diff := cmp.Diff(fx.want, readExtra(fx.dialect, fx.stream, fx.extra, fx.answer[:i], fx.answer[i:])); diff != "" {
 					t.Fatalf("cut at %d (-want +got):\n%s", i, diff)
 				}
 			}
@@ -86,14 +96,14 @@ func TestFixtures(t *testing.T) {
 				crlf := bytes.ReplaceAll(fx.answer, []byte("\n"), []byte("\r\n"))
 				tight := bytes.ReplaceAll(fx.answer, []byte("data: "), []byte("data:"))
 				for _, b := range [][]byte{crlf, tight} {
-					if diff := cmp.Diff(fx.want, read(fx.dialect, true, b)); diff != "" {
+					if diff := cmp.Diff(fx.want, readExtra(fx.dialect, true, fx.extra, b)); diff != "" {
 						t.Errorf("other spelling of the stream (-want +got):\n%s", diff)
 					}
 				}
-			} else if got := read(fx.dialect, false, fx.answer[:len(fx.answer)-3]); got != (Summary{}) {
+			} else if got := readExtra(fx.dialect, false, fx.extra, fx.answer[:len(fx.answer)-3]); got != (Summary{}) {
 				t.Errorf("cut short: %+v, want nothing", got)
 			}
-			if got := read(None, fx.stream, fx.answer); got != (Summary{}) {
+			if got := read(protocol.None, fx.stream, fx.answer); got != (Summary{}) {
 				t.Errorf("dialect None: %+v, want nothing", got)
 			}
 		})
@@ -105,13 +115,14 @@ func TestSummaryAtAnyTime(t *testing.T) {
 	t.Parallel()
 	for _, fx := range fixtures(t) {
 		r := NewReader(fx.dialect, fx.stream)
+		r.ReasoningExtra = fx.extra
 		for i := range fx.answer {
 			r.Feed(fx.answer[i : i+1])
 			got := r.Summary()
 			if i%17 != 0 {
 				continue
 			}
-			if diff := cmp.Diff(read(fx.dialect, fx.stream, fx.answer[:i+1]), got); diff != "" {
+			if diff := cmp.Diff(readExtra(fx.dialect, fx.stream, fx.extra, fx.answer[:i+1]), got); diff != "" {
 				t.Fatalf("%s: after %d bytes (-want +got):\n%s", fx.name, i+1, diff)
 			}
 		}
@@ -127,49 +138,49 @@ func TestReader(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	for _, tt := range []struct {
 		name    string
-		dialect Dialect
+		dialect protocol.Protocol
 		stream  bool
 		in      string
 		want    Summary
 	}{
-		{"nothing", Chat, true, ``, Summary{}},
-		{"garbage", Chat, true, "{\nusage\n[]\n\"usage\"\nnull\n{\"usage\":\n{\"usage\":{\"prompt_tokens\":1}", Summary{}},
-		{"empty data", Chat, true, "\n\n[DONE]", Summary{Done: true}},
-		{"not an object", Chat, false, `["usage",{"usage":{"prompt_tokens":1}}]`, Summary{}},
-		{"empty body", Chat, false, ``, Summary{}},
-		{"HTML", Messages, false, `<html>"usage"</html>`, Summary{}},
-		{"wrong kinds", Chat, false, `{"id":1,"model":{},"choices":"x","usage":{"prompt_tokens":"1","completion_tokens":[2]}}`, Summary{Done: true}},
-		{"choices an object", Chat, false, `{"choices":{"a":"b"},"usage":7}`, Summary{Done: true}},
-		{"negative and absent", Chat, false, `{"usage":{"prompt_tokens":-1,"total_tokens":3}}`, Summary{Done: true}},
-		{"negative beside a number", Chat, false, `{"usage":{"prompt_tokens":-1,"completion_tokens":3}}`, Summary{Usage: &Usage{Output: 3}, Done: true}},
-		{"zero is a number", Chat, false, `{"usage":{"prompt_tokens":0}}`, Summary{Usage: &Usage{}, Done: true}},
-		{"floats", Chat, false, `{"usage":{"prompt_tokens":10.9,"completion_tokens":1e2}}`, Summary{Usage: &Usage{Input: 10, Output: 100}, Done: true}},
-		{"too large", Chat, false, `{"usage":{"prompt_tokens":1e300,"completion_tokens":99999999999999999999}}`, Summary{Done: true}},
-		{"usage null after usage", Chat, true, `{"usage":{"prompt_tokens":1,"completion_tokens":2}}` + "\n" + `{"usage":null}` + "\n" + `{"usage":{}}`, Summary{Usage: &Usage{Input: 1, Output: 2}}},
-		{"a later object replaces all", Chat, true, `{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":9}}}` + "\n" + `{"usage":{"prompt_tokens":1,"completion_tokens":2}}`, Summary{Usage: &Usage{Input: 1, Output: 2}}},
-		{"cache write", Chat, false, `{"usage":{"prompt_tokens":100,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":50,"cache_write_tokens":40}}}`, Summary{Usage: &Usage{Input: 100, Output: 2, CacheRead: 50, CacheWrite: 40}, Done: true}},
-		{"Google's silent reasoning", Chat, false, `{"usage":{"prompt_tokens":5,"completion_tokens":9,"total_tokens":243}}`, Summary{Usage: &Usage{Input: 5, Output: 238}, Done: true}},
-		{"cache outside prompt_tokens is not output", Chat, false, `{"usage":{"prompt_tokens":5,"completion_tokens":9,"total_tokens":114,"cache_read_input_tokens":100}}`, Summary{Usage: &Usage{Input: 5, Output: 9, CacheRead: 100}, Done: true}},
-		{"after [DONE] nothing counts", Chat, true, "[DONE]\n" + `{"usage":{"prompt_tokens":1}}`, Summary{Done: true}},
-		{"empty finish_reason", Chat, true, `{"choices":[{"finish_reason":"stop"}]}` + "\n" + `{"choices":[{"finish_reason":""}]}`, Summary{FinishReason: "stop"}},
-		{"index at the end", Chat, true, `{"choices":[{"finish_reason":"a","index":1},{"finish_reason":"b","index":0}]}`, Summary{FinishReason: "b"}},
-		{"spaces", Chat, true, `{ "usage" : { "prompt_tokens" : 1 } , "choices" : [ { "finish_reason" : "stop" } ] }`, Summary{Usage: &Usage{Input: 1}, FinishReason: "stop"}},
-		{"long strings", Chat, false, `{"id":"` + long + `","model":"` + long + `","choices":[{"finish_reason":"` + long + `"}]}`, Summary{Done: true}},
-		{"error a string", Chat, false, `{"error":"no such model: secret prompt"}`, Summary{Failed: true, Done: true}},
-		{"error null", Chat, false, `{"error":null,"id":"x"}`, Summary{ID: "x", Done: true}},
-		{"error with a prompt for a type", Chat, true, `{"error":{"type":"your text: \"hello\"","code":"bad_request"}}`, Summary{Failed: true, ErrorType: "bad_request"}},
-		{"error type too long", Chat, true, `{"error":{"type":"` + long + `"}}`, Summary{Failed: true}},
-		{"error type at the bound", Chat, true, `{"error":{"type":"` + long[:64] + `"}}`, Summary{Failed: true, ErrorType: long[:64]}},
-		{"error goes on", Chat, true, `{"error":{"code":429}}` + "\n" + `{"usage":{"prompt_tokens":1}}`, Summary{Usage: &Usage{Input: 1}, Failed: true, ErrorType: "429"}},
-		{"chat error in Responses", Responses, true, `{"error":{"type":"server_error"}}`, Summary{Failed: true, ErrorType: "server_error"}},
-		{"incomplete, no reason", Responses, false, `{"status":"incomplete"}`, Summary{FinishReason: "incomplete", Done: true}},
-		{"not finished", Responses, false, `{"status":"queued"}`, Summary{Done: true}},
-		{"failed", Responses, false, `{"status":"failed","error":{"code":"server_error"}}`, Summary{FinishReason: "failed", Failed: true, ErrorType: "server_error", Done: true}},
-		{"[DONE] is not theirs", Messages, true, "[DONE]", Summary{}},
-		{"no usage in message_start", Messages, true, `{"type":"message_start","message":{"id":"m","usage":null}}`, Summary{ID: "m"}},
-		{"zeros are numbers", Messages, true, `{"type":"message_start","message":{"usage":{"input_tokens":0,"output_tokens":0}}}`, Summary{Usage: &Usage{}}},
-		{"zero beside the cache is meant", Messages, true, `{"type":"message_start","message":{"usage":{"input_tokens":100}}}` + "\n" + `{"type":"message_delta","usage":{"input_tokens":0,"cache_read_input_tokens":100}}`, Summary{Usage: &Usage{Input: 100, CacheRead: 100}}},
-		{"count_tokens", Messages, false, `{"input_tokens":14}`, Summary{Done: true}},
+		{"nothing", protocol.Chat, true, ``, Summary{}},
+		{"garbage", protocol.Chat, true, "{\nusage\n[]\n\"usage\"\nnull\n{\"usage\":\n{\"usage\":{\"prompt_tokens\":1}", Summary{}},
+		{"empty data", protocol.Chat, true, "\n\n[DONE]", Summary{Done: true}},
+		{"not an object", protocol.Chat, false, `["usage",{"usage":{"prompt_tokens":1}}]`, Summary{}},
+		{"empty body", protocol.Chat, false, ``, Summary{}},
+		{"HTML", protocol.Messages, false, `<html>"usage"</html>`, Summary{}},
+		{"wrong kinds", protocol.Chat, false, `{"id":1,"model":{},"choices":"x","usage":{"prompt_tokens":"1","completion_tokens":[2]}}`, Summary{Done: true}},
+		{"choices an object", protocol.Chat, false, `{"choices":{"a":"b"},"usage":7}`, Summary{Done: true}},
+		{"negative and absent", protocol.Chat, false, `{"usage":{"prompt_tokens":-1,"total_tokens":3}}`, Summary{Done: true}},
+		{"negative beside a number", protocol.Chat, false, `{"usage":{"prompt_tokens":-1,"completion_tokens":3}}`, Summary{Usage: &Usage{Output: 3}, Done: true}},
+		{"zero is a number", protocol.Chat, false, `{"usage":{"prompt_tokens":0}}`, Summary{Usage: &Usage{}, Done: true}},
+		{"floats", protocol.Chat, false, `{"usage":{"prompt_tokens":10.9,"completion_tokens":1e2}}`, Summary{Usage: &Usage{Input: 10, Output: 100}, Done: true}},
+		{"too large", protocol.Chat, false, `{"usage":{"prompt_tokens":1e300,"completion_tokens":99999999999999999999}}`, Summary{Done: true}},
+		{"usage null after usage", protocol.Chat, true, `{"usage":{"prompt_tokens":1,"completion_tokens":2}}` + "\n" + `{"usage":null}` + "\n" + `{"usage":{}}`, Summary{Usage: &Usage{Input: 1, Output: 2}}},
+		{"a later object replaces all", protocol.Chat, true, `{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":9}}}` + "\n" + `{"usage":{"prompt_tokens":1,"completion_tokens":2}}`, Summary{Usage: &Usage{Input: 1, Output: 2}}},
+		{"cache write", protocol.Chat, false, `{"usage":{"prompt_tokens":100,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":50,"cache_write_tokens":40}}}`, Summary{Usage: &Usage{Input: 100, Output: 2, CacheRead: 50, CacheWrite: 40}, Done: true}},
+		{"a total without a profile that explains it", protocol.Chat, false, `{"usage":{"prompt_tokens":5,"completion_tokens":9,"total_tokens":243}}`, Summary{Usage: &Usage{Input: 5, Output: 9}, Done: true}},
+		{"cache outside prompt_tokens is not output", protocol.Chat, false, `{"usage":{"prompt_tokens":5,"completion_tokens":9,"total_tokens":114,"cache_read_input_tokens":100}}`, Summary{Usage: &Usage{Input: 5, Output: 9, CacheRead: 100}, Done: true}},
+		{"after [DONE] nothing counts", protocol.Chat, true, "[DONE]\n" + `{"usage":{"prompt_tokens":1}}`, Summary{Done: true}},
+		{"empty finish_reason", protocol.Chat, true, `{"choices":[{"finish_reason":"stop"}]}` + "\n" + `{"choices":[{"finish_reason":""}]}`, Summary{FinishReason: "stop"}},
+		{"index at the end", protocol.Chat, true, `{"choices":[{"finish_reason":"a","index":1},{"finish_reason":"b","index":0}]}`, Summary{FinishReason: "b"}},
+		{"spaces", protocol.Chat, true, `{ "usage" : { "prompt_tokens" : 1 } , "choices" : [ { "finish_reason" : "stop" } ] }`, Summary{Usage: &Usage{Input: 1}, FinishReason: "stop"}},
+		{"long strings", protocol.Chat, false, `{"id":"` + long + `","model":"` + long + `","choices":[{"finish_reason":"` + long + `"}]}`, Summary{Done: true}},
+		{"error a string", protocol.Chat, false, `{"error":"no such model: secret prompt"}`, Summary{Failed: true, Done: true}},
+		{"error null", protocol.Chat, false, `{"error":null,"id":"x"}`, Summary{ID: "x", Done: true}},
+		{"error with a prompt for a type", protocol.Chat, true, `{"error":{"type":"your text: \"hello\"","code":"bad_request"}}`, Summary{Failed: true, ErrorType: "bad_request"}},
+		{"error type too long", protocol.Chat, true, `{"error":{"type":"` + long + `"}}`, Summary{Failed: true}},
+		{"error type at the bound", protocol.Chat, true, `{"error":{"type":"` + long[:64] + `"}}`, Summary{Failed: true, ErrorType: long[:64]}},
+		{"error goes on", protocol.Chat, true, `{"error":{"code":429}}` + "\n" + `{"usage":{"prompt_tokens":1}}`, Summary{Usage: &Usage{Input: 1}, Failed: true, ErrorType: "429"}},
+		{"chat error in Responses", protocol.Responses, true, `{"error":{"type":"server_error"}}`, Summary{Failed: true, ErrorType: "server_error"}},
+		{"incomplete, no reason", protocol.Responses, false, `{"status":"incomplete"}`, Summary{FinishReason: "incomplete", Done: true}},
+		{"not finished", protocol.Responses, false, `{"status":"queued"}`, Summary{Done: true}},
+		{"failed", protocol.Responses, false, `{"status":"failed","error":{"code":"server_error"}}`, Summary{FinishReason: "failed", Failed: true, ErrorType: "server_error", Done: true}},
+		{"[DONE] is not theirs", protocol.Messages, true, "[DONE]", Summary{}},
+		{"no usage in message_start", protocol.Messages, true, `{"type":"message_start","message":{"id":"m","usage":null}}`, Summary{ID: "m"}},
+		{"zeros are numbers", protocol.Messages, true, `{"type":"message_start","message":{"usage":{"input_tokens":0,"output_tokens":0}}}`, Summary{Usage: &Usage{}}},
+		{"zero beside the cache is meant", protocol.Messages, true, `{"type":"message_start","message":{"usage":{"input_tokens":100}}}` + "\n" + `{"type":"message_delta","usage":{"input_tokens":0,"cache_read_input_tokens":100}}`, Summary{Usage: &Usage{Input: 100, CacheRead: 100}}},
+		{"count_tokens", protocol.Messages, false, `{"input_tokens":14}`, Summary{Done: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -184,9 +195,40 @@ func TestReader(t *testing.T) {
 	}
 }
 
+// One reader serves the record and the client of a converted answer: what a provider counts where.
+func TestOfChat(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, in string
+		extra    bool
+		want     Usage
+	}{
+		{"Moonshot's cached tokens", `{"prompt_tokens":100,"completion_tokens":5,"cached_tokens":80}`, false, Usage{Input: 100, Output: 5, CacheRead: 80}},
+		{"vLLM's written tokens", `{"prompt_tokens":50,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":12,"created_cache_tokens":30}}`, false,
+			Usage{Input: 50, Output: 4, CacheRead: 12, CacheWrite: 30}},
+		{"order of the cached ones", `{"prompt_tokens":9,"cached_tokens":4,"prompt_cache_hit_tokens":3,"cache_read_input_tokens":2,"prompt_tokens_details":{"cached_tokens":1}}`, false,
+			Usage{Input: 9, CacheRead: 1}},
+		{"an odd total", `{"prompt_tokens":100,"completion_tokens":5,"total_tokens":150}`, false, Usage{Input: 100, Output: 5}},
+		{"Google's silent reasoning", `{"prompt_tokens":5,"completion_tokens":9,"total_tokens":243}`, true, Usage{Input: 5, Output: 238}},
+		{"Google with a cache outside of the prompt", `{"prompt_tokens":5,"completion_tokens":9,"total_tokens":114,"cache_read_input_tokens":100}`, true,
+			Usage{Input: 5, Output: 109, CacheRead: 100}},
+		{"xAI's reasoning", `{"prompt_tokens":41,"completion_tokens":2,"total_tokens":143,"completion_tokens_details":{"reasoning_tokens":100}}`, true,
+			Usage{Input: 41, Output: 102, Reasoning: 100}},
+		{"a total that is less", `{"prompt_tokens":41,"completion_tokens":2,"total_tokens":10}`, true, Usage{Input: 41, Output: 2}},
+	} {
+		got, ok := OfChat(rawjson.Value(tt.in), tt.extra)
+		if diff := cmp.Diff(tt.want, got); diff != "" || !ok {
+			t.Errorf("%s: %v (-want +got):\n%s", tt.name, ok, diff)
+		}
+	}
+	if _, ok := OfChat(rawjson.Value(`{"total_tokens":3}`), true); ok {
+		t.Error("a total alone is no usage")
+	}
+}
+
 func TestErrorEventWithoutJSON(t *testing.T) {
 	t.Parallel()
-	for _, d := range []Dialect{Chat, Responses, Messages} {
+	for _, d := range []protocol.Protocol{protocol.Chat, protocol.Responses, protocol.Messages} {
 		if diff := cmp.Diff(Summary{Failed: true}, read(d, true, []byte("event: error\ndata: Service Unavailable\n\n"))); diff != "" {
 			t.Errorf("dialect %d (-want +got):\n%s", d, diff)
 		}
@@ -198,10 +240,10 @@ func TestBounds(t *testing.T) {
 	tail := []byte(`"],"usage":{"prompt_tokens":1}}`)
 	fill := bytes.Repeat([]byte{'x'}, maxHeld-len(tail)-len(`{"a":["`))
 	at := &Usage{Input: 1}
-	if got := read(Chat, false, []byte(`{"a":["`), fill, tail); got.Usage == nil || *got.Usage != *at {
+	if got := read(protocol.Chat, false, []byte(`{"a":["`), fill, tail); got.Usage == nil || *got.Usage != *at {
 		t.Errorf("a body at the bound: %+v, want %+v", got.Usage, at)
 	}
-	r := NewReader(Chat, false)
+	r := NewReader(protocol.Chat, false)
 	for _, b := range [][]byte{[]byte(`{"a":["x`), fill, tail, []byte(`{}`)} {
 		r.Feed(b)
 	}
@@ -209,25 +251,25 @@ func TestBounds(t *testing.T) {
 		t.Errorf("a body over the bound: %+v, holding %d bytes; want nothing", got, cap(r.body))
 	}
 	// A large event is passed over; what follows is read.
-	got := read(Chat, true, []byte(`data: {"a":["x`), fill, tail, []byte("\n\ndata: {\"usage\":{\"prompt_tokens\":2}}\n\n"))
+	got := read(protocol.Chat, true, []byte(`data: {"a":["x`), fill, tail, []byte("\n\ndata: {\"usage\":{\"prompt_tokens\":2}}\n\n"))
 	if diff := cmp.Diff(Summary{Usage: &Usage{Input: 2}}, got); diff != "" {
 		t.Errorf("after a large event (-want +got):\n%s", diff)
 	}
 	// Nesting as deep as fits: a recursive parser would need half a gigabyte of stack, and now dies of less.
 	debug.SetMaxStack(64 << 20)
 	deep := bytes.Repeat([]byte{'['}, maxHeld)
-	if got := read(Chat, false, deep); got != (Summary{}) {
+	if got := read(protocol.Chat, false, deep); got != (Summary{}) {
 		t.Errorf("brackets: %+v", got)
 	}
 }
 
 var deltas = map[string]struct {
-	dialect Dialect
+	dialect protocol.Protocol
 	chunk   string
 }{
-	"chat":      {Chat, `data: {"id":"chatcmpl-123","object":"chat.completion.chunk","created":1694268190,"model":"gpt-4o-mini","system_fingerprint":"fp_44709d6fcb","choices":[{"index":0,"delta":{"content":"Hello there"},"logprobs":null,"finish_reason":null}],"usage":null}` + "\n\n"},
-	"responses": {Responses, "event: response.output_text.delta\n" + `data: {"type":"response.output_text.delta","sequence_number":4,"item_id":"msg_67c9fdcf","output_index":0,"content_index":0,"delta":"Hi","logprobs":[]}` + "\n\n"},
-	"messages":  {Messages, "event: content_block_delta\n" + `data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello there"}}` + "\n\n"},
+	"chat":      {protocol.Chat, `data: {"id":"chatcmpl-123","object":"chat.completion.chunk","created":1694268190,"model":"gpt-4o-mini","system_fingerprint":"fp_44709d6fcb","choices":[{"index":0,"delta":{"content":"Hello there"},"logprobs":null,"finish_reason":null}],"usage":null}` + "\n\n"},
+	"responses": {protocol.Responses, "event: response.output_text.delta\n" + `data: {"type":"response.output_text.delta","sequence_number":4,"item_id":"msg_67c9fdcf","output_index":0,"content_index":0,"delta":"Hi","logprobs":[]}` + "\n\n"},
+	"messages":  {protocol.Messages, "event: content_block_delta\n" + `data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello there"}}` + "\n\n"},
 }
 
 // The first chunk names the model; the others must cost nothing, whole or cut.
@@ -252,7 +294,7 @@ func FuzzReader(f *testing.F) {
 		f.Add(fx.answer, uint8(fx.dialect), fx.stream, uint64(i))
 	}
 	f.Fuzz(func(t *testing.T, in []byte, dialect uint8, stream bool, seed uint64) {
-		d := Dialect(dialect % 5)
+		d := protocol.Protocol(dialect % 5)
 		want := read(d, stream, in)
 		var chunks [][]byte
 		r := rand.New(rand.NewPCG(seed, 1))

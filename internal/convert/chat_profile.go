@@ -6,36 +6,37 @@ import (
 	"strings"
 )
 
-// Profile says how one model at one provider wants to be asked over Chat Completions. The zero value is a provider of
-// which nothing is known. [ProfileFor] gives the one for a model; an embedder changes a copy of it.
-type Profile struct {
-	Name string // of the table's row
+// ChatProfile says how one model at one provider wants to be asked over Chat Completions. The zero
+// value is a provider of which nothing is known. The fields are those of the root package's type of
+// the same name, in the same order, which has their contracts.
+type ChatProfile struct {
+	Name string
 
-	LimitField     string // "" means "max_tokens"
-	User           bool   // takes "user"
-	MaxStop        int    // stop strings beyond this are cut; 0 means no limit, less than 0 that none are taken
-	NoSampling     bool   // refuses temperature and top_p
-	ServiceTier    bool   // takes "service_tier"
-	NoUsageOption  bool   // refuses stream_options
-	JSONObjectOnly bool   // response_format json_schema is not taken, json_object is
+	LimitField     string
+	User           bool
+	MaxStop        int
+	NoSampling     bool
+	ServiceTier    bool
+	NoUsageOption  bool
+	JSONObjectOnly bool
 
-	NoTools         bool // takes no tools at all
-	NoParallelField bool // refuses parallel_tool_calls
-	NoStrict        bool // refuses strict in a tool
-	ShortToolIDs    bool // tool ids are exactly nine letters or digits
-	RequiredIsAny   bool // tool_choice "required" is spelled "any"
-	PlainSchemas    bool // takes only a part of JSON Schema
-	MarkPrefill     bool // a last assistant message needs "prefix": true
+	NoTools         bool
+	NoParallelField bool
+	NoStrict        bool
+	ShortToolIDs    bool
+	RequiredIsAny   bool
+	GeminiSchemas   bool
+	MarkPrefill     bool
 
-	Efforts       []string // reasoning_effort values taken, rising; nil means the field is refused
-	AnyEffort     bool     // any reasoning_effort is taken
-	EffortOrTools bool     // with tools reasoning_effort must be "none"
-	Off           string   // the member that switches thinking off, as JSON; "" means none is known
-	Echo          bool     // wants its reasoning back as reasoning_content
-	EmptyEcho     string   // reasoning_content of a tool call that has none
-	CallSigned    bool     // wants thought signatures back on tool calls
+	Efforts       []string
+	AnyEffort     bool
+	EffortOrTools bool
+	Off           string
+	Echo          bool
+	EmptyEcho     string
+	CallSigned    bool
 
-	ReasoningExtra bool // completion_tokens leaves the reasoning tokens out
+	ReasoningExtra bool
 }
 
 const (
@@ -48,9 +49,9 @@ var (
 	lowToHigh = []string{"low", "medium", "high"}
 
 	// providerRows is the table by provider; familyOf adds what depends on the model.
-	providerRows = map[string]Profile{
+	providerRows = map[string]ChatProfile{
 		"openai":     {LimitField: limitNew, User: true, MaxStop: 4, ServiceTier: true},
-		"google":     {MaxStop: 5, PlainSchemas: true, ReasoningExtra: true},
+		"google":     {MaxStop: 5, GeminiSchemas: true, ReasoningExtra: true},
 		"xai":        {User: true, ReasoningExtra: true},
 		"groq":       {User: true, MaxStop: 4},
 		"cerebras":   {User: true, NoParallelField: true},
@@ -81,7 +82,7 @@ var (
 // specification. A provider that is unknown, or only a way to others ("compat", "dynamic"), is taken from the first
 // part of model where that is known; failing that the generic row applies with the reasoning rules of the model's
 // family, and with the whole row of the family when provider is empty. Upper and lower case are the same.
-func ProfileFor(provider, model string) Profile {
+func ProfileFor(provider, model string) ChatProfile {
 	model = strings.ToLower(model)
 	row := rowName(provider)
 	if first, rest, ok := strings.Cut(model, "/"); ok && row == "" {
@@ -151,7 +152,7 @@ func isOSeries(name string) bool {
 }
 
 // reasoning sets what depends on the model within a family.
-func (p *Profile) reasoning(family, name string) {
+func (p *ChatProfile) reasoning(family, name string) {
 	v := version(name)
 	switch family {
 	case "gpt-oss":
@@ -189,7 +190,7 @@ func (p *Profile) reasoning(family, name string) {
 	}
 }
 
-func (p *Profile) openAI(name string, v float64) {
+func (p *ChatProfile) openAI(name string, v float64) {
 	switch {
 	case strings.HasSuffix(name, "-chat-latest"):
 		return
@@ -236,7 +237,7 @@ var effortRank = map[string]int{"none": 0, "minimal": 1, "low": 2, "medium": 3, 
 
 // effort returns the value to send for a wanted one: itself, or the nearest lower one that is taken, or the lowest; ""
 // when none is.
-func (p *Profile) effort(want string) string {
+func (p *ChatProfile) effort(want string) string {
 	if p.AnyEffort {
 		return want
 	}

@@ -1,0 +1,193 @@
+package apexproxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
+
+	"github.com/loadchange/apexproxy/internal/body"
+	"github.com/loadchange/apexproxy/internal/convert"
+	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/rawjson"
+)
+
+// request is the client's body on its way through the proxy: received, then read as text where
+// somebody has to understand it, then outbound.
+type request struct {
+	allowance  body.Reader // what may be held of it, and what is
+	read       bool        // all of it has come
+	size       int64       // of received
+	received   []byte      // as the client sent it; nil until it is read
+	encoding   string      // Content-Encoding of received, then of outbound; empty: none
+	text       []byte      // received as JSON, inflated; nil when nobody has to read it
+	doc        body.Doc    // where in text the members are that the proxy reads
+	outbound   []byte      // as it goes upstream; nil: nothing does
+	loan       loan        // of outbound to the transport
+	conversion *convert.Conversion
+}
+
+// receive reads the client's body once, whole and bounded.
+func (p *Proxy) receive(x *exchange) *reply {
+	src := io.Reader(x.r.Body)
+	if x.r.Body == nil {
+		src = http.NoBody
+	}
+	b, err := x.allowance.Read(src, x.r.ContentLength)
+	if x.size = int64(len(b)); err != nil {
+		return p.unreadable(x, err)
+	}
+	x.received, x.read = b, true
+	x.encoding = strings.ToLower(strings.TrimSpace(strings.Join(x.r.Header["Content-Encoding"], ",")))
+	if x.encoding == "identity" {
+		x.encoding = ""
+	}
+	x.content.request(b)
+	return nil
+}
+
+// unreadable says why a request's body could not be read, or held.
+func (p *Proxy) unreadable(x *exchange, err error) *reply {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.Is(err, body.ErrTooLarge), errors.As(err, &tooLarge):
+		return refuse(413, "request_too_large", "the request body is larger than %d bytes: send less", p.maxRequest)
+	case errors.Is(err, body.ErrBusy):
+		return refuse(503, "proxy_busy", "the proxy is holding as many request bodies as it may: try again").with("Retry-After", "1")
+	case errors.Is(err, body.ErrEncoding):
+		return refuse(400, "invalid_encoding", "the body is not the gzip that Content-Encoding says")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(408, "request_timeout", "the request body did not arrive in time")
+	case x.r.Context().Err() != nil, errors.Is(err, io.ErrUnexpectedEOF):
+		rp := refuse(400, "client_closed", "the request body ended early")
+		rp.status, rp.outcome = statusClientClosed, OutcomeClientClosed
+		return rp
+	default:
+		return refuse(400, "invalid_body", "the request body could not be read")
+	}
+}
+
+// understand reads the body as JSON text, inflated if it came as gzip, and finds the members that
+// the proxy reads.
+func (p *Proxy) understand(x *exchange) *reply {
+	text := x.received
+	var err error
+	switch {
+	case isGzip(x.encoding):
+		if text, err = x.allowance.Inflate(text); err != nil {
+			return p.unreadable(x, err)
+		}
+	case x.encoding != "":
+		return refuse(415, "unsupported_encoding",
+			"Content-Encoding %s cannot be read here: send the body as gzip or unencoded", quoteShort(x.encoding)).
+			with("Accept-Encoding", "gzip, identity")
+	}
+	x.doc, err = body.Scan(text)
+	var syntax *rawjson.SyntaxError
+	switch {
+	case errors.As(err, &syntax):
+		return refuse(400, "invalid_json", "the request body is not valid JSON at byte %d", syntax.Offset)
+	case err != nil:
+		return refuse(400, "invalid_json", "the request body is nested too deeply")
+	}
+	x.text = text
+	x.stream = x.doc.Stream.True(text)
+	return nil
+}
+
+// prepare makes the outbound body: as it came, with another model, or converted. What needs no
+// upstream after all it answers.
+func (p *Proxy) prepare(x *exchange) *reply {
+	switch {
+	case x.text == nil:
+		x.outbound = x.received
+		return nil
+	case x.estimates():
+		return p.estimate(x)
+	case x.converts():
+		return p.convert(x)
+	}
+	b := x.text
+	x.encoding = ""
+	if x.rewrite {
+		b = body.Replace(b, x.doc.Model, x.model)
+	}
+	switch {
+	case x.client == protocol.Messages:
+		b = convert.StripOwnThinking(b)
+	case x.askUsage:
+		b, x.hideUsage = askForUsage(b, x.doc.StreamOptions.Count)
+	}
+	if len(b) > len(x.received) {
+		// A longer body is a copy: both are held now.
+		if err := x.allowance.Charge(int64(len(b))); err != nil {
+			return p.unreadable(x, err)
+		}
+	}
+	x.outbound = b
+	return nil
+}
+
+// estimate counts tokens where only Anthropic could have counted them.
+func (p *Proxy) estimate(x *exchange) *reply {
+	n, failed := convert.CountTokens(x.text)
+	if failed != nil {
+		return refuse(failed.Status, "invalid_request", "%s", failed.Message)
+	}
+	return (&reply{status: 200, message: fmt.Sprintf(`{"input_tokens":%d}`, n), outcome: OutcomeCompleted}).
+		with("X-Apex-Ai-Proxy-Estimate", "input_tokens")
+}
+
+// convert makes a request in the upstream's protocol of one in the client's.
+func (p *Proxy) convert(x *exchange) *reply {
+	c, failed := convert.Convert(x.text, x.client, x.upstream, convert.Params{
+		Model: x.model, ClientModel: x.clientModel, Profile: (*convert.ChatProfile)(x.profile), Strict: p.strict, EstimateInput: true,
+	})
+	if failed != nil {
+		return refuse(failed.Status, "invalid_request", "%s", failed.Message)
+	}
+	x.conversion, x.outbound, x.encoding = c, c.Body(), ""
+	if err := x.allowance.Charge(int64(cap(x.outbound))); err != nil {
+		return p.unreadable(x, err)
+	}
+	return nil
+}
+
+// askForUsage sets stream_options.include_usage unless the client did, and reports whether it
+// changed that. A stream_options that is no object, or that comes twice, is left to the client and
+// the provider.
+func askForUsage(b []byte, members int) ([]byte, bool) {
+	if members == 0 {
+		at := bytes.IndexByte(b, '{') + 1
+		return body.Splice(b, at, at, []byte(`"stream_options":{"include_usage":true},`)), true
+	}
+	doc, err := body.Scan(b)
+	m := doc.StreamOptions
+	if err != nil || m.Count != 1 || b[m.Start] != '{' {
+		return b, false
+	}
+	old := b[m.Start:m.End]
+	if gjson.GetBytes(old, "include_usage").Type == gjson.True {
+		return b, false
+	}
+	options, err := sjson.SetRawBytes(old, "include_usage", []byte("true"))
+	if err != nil {
+		return b, false
+	}
+	return body.Splice(b, m.Start, m.End, options), true
+}
+
+// release gives back all that is held of the body. Whoever may still read the outbound one keeps it.
+func (x *exchange) release() {
+	if !x.loan.back() {
+		x.allowance.Forget()
+	}
+	x.received, x.text, x.outbound = nil, nil, nil
+	x.allowance.Release()
+}
