@@ -2,6 +2,7 @@ package apexproxy_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -93,5 +94,31 @@ func TestRecord_answerLosses(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// The header that names what was lost is a client's own text, and bounded: proxies on its way back
+// refuse an answer whose head is too long. The record has all of it.
+func TestConvertedDroppedIsBounded(t *testing.T) {
+	t.Parallel()
+	var more strings.Builder
+	var names []string
+	for i := range 40 {
+		name := fmt.Sprintf("field_%02d_", i) + strings.Repeat("x", 55)
+		names = append(names, name)
+		more.WriteString(`,"` + name + `":1`)
+	}
+	c := new(collector)
+	gw := newGateway(t, apexproxytest.GatewayConfig{})
+	p, err := apexproxy.New(apexproxy.WithGateway(via(gw)), apexproxy.WithReporter(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := post(t, serve(t, p, p)+"/v1/messages", messagesFor("gpt-4.1#openai", more.String()), asClaude()...)
+	if diff := cmp.Diff([]string{strings.Join(names, ", ")[:2048]}, got.Header["X-Apex-Ai-Proxy-Dropped"]); diff != "" {
+		t.Errorf("header (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(names, c.after(t, p)[0].Dropped); diff != "" {
+		t.Errorf("record (-want +got):\n%s", diff)
 	}
 }
