@@ -434,6 +434,54 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// A transport may go on reading a body after its RoundTrip returned, as one does
+// that got an early answer. What it reads then must be that call and no later one.
+func TestLateReaders(t *testing.T) {
+	t.Parallel()
+	type body struct {
+		late     io.Reader
+		written  string
+		n        int
+		logstore string
+	}
+	var mu sync.Mutex
+	var bodies []body
+	r := newReporter(t, Config{BaseURL: "https://store.example", HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		again, err := r.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		written, err := io.ReadAll(again)
+		if err != nil {
+			return nil, err
+		}
+		n := len(gjson.GetBytes(written, "points").Array()) + len(gjson.GetBytes(written, "logs").Array())
+		mu.Lock()
+		defer mu.Unlock()
+		bodies = append(bodies, body{late: r.Body, written: string(written), n: n, logstore: r.URL.Path})
+		return &http.Response{StatusCode: 200, Request: r, Body: io.NopCloser(strings.NewReader(fmt.Sprintf(`{"ok":true,"written":%d}`, n)))}, nil
+	})}})
+	batch := slices.Repeat([]apexproxy.Record{record()}, 600)
+	for i := range batch {
+		batch[i].ID = fmt.Sprintf("id-%d", i)
+	}
+	if err := r.Report(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	sent := map[string][]int{}
+	for i, b := range bodies {
+		sent[b.logstore] = append(sent[b.logstore], b.n)
+		late, err := io.ReadAll(b.late)
+		if err != nil || string(late) != b.written {
+			t.Errorf("call %d of %d entries was written over after it returned, error %v", i, b.n, err)
+		}
+	}
+	want := []int{250, 250, 100}
+	if diff := cmp.Diff(map[string][]int{"/v1/apex-ai-proxy/requests/ingest": want, "/v1/apex-ai-proxy/raw/log": want}, sent); diff != "" {
+		t.Errorf("entries a call (-want +got):\n%s", diff)
+	}
+}
+
 func TestTransportPanics(t *testing.T) {
 	t.Parallel()
 	r := newReporter(t, Config{BaseURL: "https://store.example", HTTPClient: &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {

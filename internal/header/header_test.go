@@ -251,6 +251,29 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// A value names what a client wrote. Whatever that was, it must be a valid header
+// line, of a length that clients and the proxies before them take.
+func TestValue(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("a", 2048)
+	for _, tt := range []struct{ name, in, want string }{
+		{"empty", "", ""},
+		{"names", "top_k, metadata.x", "top_k, metadata.x"},
+		{"line ends", "a\r\nSet-Cookie: b\x7f", "a__Set-Cookie: b_"},
+		{"not ASCII", "é\xff~ ", "__~ "},
+		{"as long as it may be", long, long},
+		{"a byte more", long + "b", long},
+		{"longer in bytes only", long[1:] + "é", long[1:] + "_"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(tt.want, Value(tt.in)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestRedact(t *testing.T) {
 	t.Parallel()
 	secrets := []string{

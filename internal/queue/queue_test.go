@@ -176,6 +176,53 @@ func TestQueue_concurrentClose(t *testing.T) {
 	}
 }
 
+// A queue that always holds something is never reset by running empty. What has
+// been handled must make room all the same, or its slice grows for as long as the
+// process lives.
+func TestQueue_steadyLoad(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const items, waiting = 64, 10
+		release := make(chan struct{})
+		var next int
+		q := New(Config{Items: items, Bytes: 1 << 20, Batch: 3, Timeout: time.Hour}, func(_ context.Context, b []int) error {
+			<-release
+			for _, v := range b {
+				if v != next {
+					t.Errorf("item %d came, want %d", v, next)
+				}
+				next++
+			}
+			return nil
+		}, nil)
+		put, most := 0, 0
+		for range 10_000 {
+			for put < next+waiting {
+				q.Put(put, 1)
+				put++
+			}
+			release <- struct{}{}
+			synctest.Wait()
+			q.mu.Lock()
+			most = max(most, cap(q.items))
+			if q.held == 0 {
+				t.Error("the queue ran empty")
+			}
+			q.mu.Unlock()
+		}
+		if most > 4*items {
+			t.Errorf("the slice of a queue of %d items has grown to %d", items, most)
+		}
+		close(release)
+		if err := q.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(Stats{Handled: uint64(put)}, q.Stats()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 // Producers are request goroutines: they get no garbage to pay for.
 func TestQueue_putAllocations(t *testing.T) {
 	release := make(chan struct{})
