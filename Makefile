@@ -31,9 +31,8 @@ golangci: ## the longer list of linters
 fuzz: ## each fuzz target for FUZZTIME
 	./.ci/fuzz $(FUZZTIME)
 
-bench: ## proxy against a plain ReverseProxy, converted against copied: 7 interleaved runs
-	for i in 1 2 3 4 5 6 7; do go test -run '^$$' -bench 'BenchmarkProxy|BenchmarkConvert' -benchmem -benchtime 400ms .; done
-	for i in 1 2 3 4 5 6 7; do go test -run '^$$' -bench BenchmarkIdleStreams -benchtime 1x .; done
+bench: ## CPU of the proxy alone, beside a ReverseProxy: separate processes, 7 interleaved rounds
+	cd bench && go run .
 
 cover: ## coverage of the root module
 	go test -coverpkg=./... -coverprofile=coverage.out ./... && go tool cover -func=coverage.out | tail -1
