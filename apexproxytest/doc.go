@@ -1,7 +1,7 @@
-// Package apexproxytest has the servers that stand around an apexproxy.Proxy in a test: an [Upstream]
-// that answers from a script, and a [Gateway] that checks requests as Cloudflare AI Gateway does.
-// They listen on the loopback interface, record what they receive and are closed like an
-// httptest.Server; nothing here needs a testing.TB.
+// Package apexproxytest has the servers that stand around an apexproxy.Proxy in a test: an
+// [Upstream] that answers from a script, and a [Gateway] that checks requests as Cloudflare AI
+// Gateway does. They listen on the loopback interface, record what they receive and are closed like
+// an httptest.Server; nothing here needs a testing.TB.
 //
 // A script is a list of replies, and a reply is any http.Handler. The functions that return one
 // cover what goes wrong between a proxy and its upstream: [Abort], [ResetConn], [Hang],

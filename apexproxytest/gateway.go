@@ -20,26 +20,31 @@ type GatewayConfig struct {
 	GatewayID string // default "test-gateway"
 	Token     string // the gateway token; default "test-token"
 
-	// StoredKeys lists the providers, by slug, with a stored key. Nil means all; an empty list means none.
+	// StoredKeys lists the providers, by slug, with a stored key. Nil means all; an empty list
+	// means none.
 	StoredKeys []string
 
-	// UnifiedBilling lets the gateway pay for a request without any key, where the provider is in Unified Billing.
+	// UnifiedBilling lets the gateway pay for a request without any key, where the provider is in
+	// Unified Billing.
 	UnifiedBilling bool
 
-	// Paths adds or replaces providers: slug to patterns of a method and the path after the slug, such as
-	// "POST v1/chat/completions". A "*" stands for one segment, a pattern "*" for anything.
+	// Paths adds or replaces providers: slug to patterns of a method and the path after the slug,
+	// such as "POST v1/chat/completions". A "*" stands for one segment, a pattern "*" for anything.
 	Paths map[string][]string
 
-	// Provider answers what passes the gateway; nil means [Provider]. It sees the path after the provider's slug and no cf-aig header.
+	// Provider answers what passes the gateway; nil means [Provider]. It sees the path after the
+	// provider's slug and no cf-aig header.
 	Provider http.Handler
 
-	// TLS makes the gateway speak TLS and HTTP/2. [Gateway.Transport] and [Gateway.RootCAs] trust its certificate.
+	// TLS makes the gateway speak TLS and HTTP/2. [Gateway.Transport] and [Gateway.RootCAs] trust
+	// its certificate.
 	TLS bool
 }
 
-// A Gateway is a fake of Cloudflare AI Gateway, the host gateway.ai.cloudflare.com. It checks what the real one checks and also what
-// the real one loses without a word, see [GatewayRequest.Violations]. One difference: it takes the token from cf-aig-authorization
-// alone. Its methods may be called from several goroutines.
+// A Gateway is a fake of Cloudflare AI Gateway, the host gateway.ai.cloudflare.com. It checks what
+// the real one checks and also what the real one loses without a word, see
+// [GatewayRequest.Violations]. One difference: it takes the token from cf-aig-authorization alone.
+// Its methods may be called from several goroutines.
 type Gateway struct {
 	URL       string // "http://127.0.0.1:port" or "https://127.0.0.1:port"
 	Host      string // host:port
@@ -68,10 +73,12 @@ type GatewayRequest struct {
 	Path     string // what follows the slug, without leading slash and query, still escaped
 	Model    string // the body's model, "" when there is none
 
-	// Credential names whose key reached the provider: one of the Credential constants, "" when the gateway refused the request.
+	// Credential names whose key reached the provider: one of the Credential constants, "" when the
+	// gateway refused the request.
 	Credential string
 
-	// Metadata is cf-aig-metadata as the gateway keeps it, nil when there is none or all of it was lost.
+	// Metadata is cf-aig-metadata as the gateway keeps it, nil when there is none or all of it was
+	// lost.
 	Metadata map[string]any
 
 	// LogID is the cf-aig-log-id of the answer.
@@ -80,7 +87,8 @@ type GatewayRequest struct {
 	// Refused says which check the request failed; "" when it went on to the provider.
 	Refused string
 
-	// Violations lists cf-aig headers that the real gateway ignores without telling: unknown names, values out of range, lost metadata.
+	// Violations lists cf-aig headers that the real gateway ignores without telling: unknown names,
+	// values out of range, lost metadata.
 	Violations []string
 }
 
@@ -106,7 +114,8 @@ func NewGateway(cfg GatewayConfig) *Gateway {
 // BaseURL returns what replaces https://gateway.ai.cloudflare.com/v1/{account}/{gateway}.
 func (g *Gateway) BaseURL() string { return g.URL + "/v1/" + g.AccountID + "/" + g.GatewayID }
 
-// Requests returns a copy of the requests recorded since the start or the last Reset, refused ones included.
+// Requests returns a copy of the requests recorded since the start or the last Reset, refused ones
+// included.
 func (g *Gateway) Requests() []GatewayRequest {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -117,13 +126,15 @@ func (g *Gateway) Requests() []GatewayRequest {
 	return list
 }
 
-// Reset forgets the recorded requests, the counts behind WaitRequests and WaitCancelled, and the failures not yet used.
+// Reset forgets the recorded requests, the counts behind WaitRequests and WaitCancelled, and the
+// failures not yet used.
 func (g *Gateway) Reset() {
 	g.update(func() { g.requests, g.fail, g.arrived, g.cancelled = nil, nil, 0, 0 })
 }
 
-// Fail scripts the answers to the next requests that pass every check, one each; after them the provider answers again.
-// It takes any handler: [AiGatewayError], [V4Error], [PolicyError], [ProviderError], [RateLimited], [Hang].
+// Fail scripts the answers to the next requests that pass every check, one each; after them the
+// provider answers again. It takes any handler: [AiGatewayError], [V4Error], [PolicyError],
+// [ProviderError], [RateLimited], [Hang].
 func (g *Gateway) Fail(answers ...http.Handler) {
 	g.update(func() { g.fail = append(g.fail, answers...) })
 }
@@ -162,7 +173,8 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	answer.ServeHTTP(w, r)
 }
 
-// forwarded returns the request as the provider gets it. The path holds at least one segment: check has seen to it.
+// forwarded returns the request as the provider gets it. The path holds at least one segment: check
+// has seen to it.
 func forwarded(r *http.Request, req GatewayRequest) *http.Request {
 	out := r.Clone(r.Context())
 	out.Body = io.NopCloser(bytes.NewReader(req.Body))
@@ -426,8 +438,8 @@ func (req *GatewayRequest) checkHeaders(h http.Header) {
 	slices.Sort(req.Violations)
 }
 
-// keepMetadata returns what the gateway keeps of cf-aig-metadata: the first five entries of one flat object; one value that is null,
-// an array or an object loses them all.
+// keepMetadata returns what the gateway keeps of cf-aig-metadata: the first five entries of one
+// flat object; one value that is null, an array or an object loses them all.
 func keepMetadata(v string, violate func(string, ...any)) map[string]any {
 	if !gjson.Valid(v) || !gjson.Parse(v).IsObject() {
 		violate("cf-aig-metadata is not a JSON object: lost")
