@@ -77,7 +77,8 @@ func configure(getenv func(string) string) (*settings, error) {
 		}
 	}
 	gateway, behind := e.gateway()
-	// With everything on, New finds the mistakes in what is off, too.
+	// With everything on, New finds the mistakes in what is off, too. It starts nothing
+	// that would have to be ended: there is no reporter yet.
 	_, err := apexproxy.New(append(opts, apexproxy.WithGateway(gateway), apexproxy.WithPassthrough(pass))...)
 	e.explain(err)
 
