@@ -109,7 +109,7 @@ func TestClientRequests(t *testing.T) {
 			t.Errorf("%s: %v", test.want, err)
 			continue
 		}
-		calls := fake.Calls()
+		calls := fake.Requests()
 		if len(calls) != 1 {
 			t.Fatalf("%s: %d calls", test.want, len(calls))
 		}

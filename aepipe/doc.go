@@ -1,5 +1,6 @@
 // Package aepipe reports exchanges to aepipe (https://github.com/loadchange/aepipe),
-// a log store on Cloudflare Workers, Analytics Engine and D1, and reads them back.
+// a log store on Cloudflare Workers, Analytics Engine and D1, and reads them back. Package
+// aepipetest has a fake store for tests.
 //
 //	reporter, err := aepipe.New(aepipe.Config{
 //		BaseURL: "https://aepipe.example.workers.dev",

@@ -9,13 +9,14 @@ import (
 
 	"github.com/loadchange/apexproxy"
 	"github.com/loadchange/apexproxy/aepipe"
+	"github.com/loadchange/apexproxy/aepipe/aepipetest"
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
 func Example() {
 	gateway := apexproxytest.NewGateway(apexproxytest.GatewayConfig{})
 	defer gateway.Close()
-	store := apexproxytest.NewAepipe("admin-token")
+	store := aepipetest.NewServer("admin-token")
 	defer store.Close()
 
 	reporter, err := aepipe.New(aepipe.Config{BaseURL: store.URL, Token: "admin-token"})
@@ -61,7 +62,7 @@ func Example() {
 }
 
 func ExampleClient_Query() {
-	store := apexproxytest.NewAepipe("admin-token")
+	store := aepipetest.NewServer("admin-token")
 	defer store.Close()
 	store.SetRows(`{"model":"claude-x","input_tokens":200}`, `{"model":"gpt-x","input_tokens":100}`)
 

@@ -16,14 +16,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/loadchange/apexproxy"
+	"github.com/loadchange/apexproxy/aepipe/aepipetest"
 	"github.com/loadchange/apexproxy/apexproxytest"
 	"github.com/loadchange/apexproxy/reportertest"
 	"github.com/tidwall/gjson"
 )
 
-func startAepipe(t *testing.T) *apexproxytest.Aepipe {
+func startAepipe(t *testing.T) *aepipetest.Server {
 	t.Helper()
-	fake := apexproxytest.NewAepipe(token)
+	fake := aepipetest.NewServer(token)
 	t.Cleanup(func() {
 		fake.Close()
 		if v := fake.Violations(); len(v) > 0 {
@@ -45,12 +46,13 @@ func newReporter(t *testing.T, cfg Config) *Reporter {
 	return r
 }
 
-// sizes groups calls by action and lists how many entries each held.
-func sizes(fake *apexproxytest.Aepipe) map[string][]int {
+// sizes groups calls by logstore and action and lists how many entries each held.
+func sizes(fake *aepipetest.Server) map[string][]int {
 	m := map[string][]int{}
-	for _, c := range fake.Calls() {
+	for _, c := range fake.Requests() {
 		n := len(gjson.GetBytes(c.Body, "points").Array()) + len(gjson.GetBytes(c.Body, "logs").Array())
-		m[c.Logstore+"/"+c.Action] = append(m[c.Logstore+"/"+c.Action], n)
+		path := strings.TrimPrefix(c.RequestURI, "/v1/apex-ai-proxy/")
+		m[path] = append(m[path], n)
 	}
 	return m
 }
@@ -66,7 +68,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	var targets []string
-	for _, c := range fake.Calls() {
+	for _, c := range fake.Requests() {
 		targets = append(targets, c.Method+" "+c.RequestURI)
 		want := http.Header{
 			"Authorization":   {"Bearer " + token},
@@ -95,8 +97,8 @@ func TestReport(t *testing.T) {
 	}
 
 	fake.Reset()
-	if err := r.Report(t.Context(), []apexproxy.Record{liveness}); err != nil || len(fake.Calls()) != 0 {
-		t.Errorf("a batch with nothing to send: error %v, %d calls", err, len(fake.Calls()))
+	if err := r.Report(t.Context(), []apexproxy.Record{liveness}); err != nil || len(fake.Requests()) != 0 {
+		t.Errorf("a batch with nothing to send: error %v, %d calls", err, len(fake.Requests()))
 	}
 }
 
@@ -147,7 +149,7 @@ func TestSplit(t *testing.T) {
 					t.Errorf("entries a call (-want +got):\n%s", diff)
 				}
 			}
-			for _, c := range fake.Calls() {
+			for _, c := range fake.Requests() {
 				if len(c.Body) > maxCallBytes {
 					t.Errorf("a call of %d bytes", len(c.Body))
 				}
@@ -545,7 +547,7 @@ func TestErrorsHoldNoSecret(t *testing.T) {
 // delivering reads back what the fake store holds.
 type delivering struct {
 	*Reporter
-	fake *apexproxytest.Aepipe
+	fake *aepipetest.Server
 }
 
 func (d delivering) Delivered() (list []apexproxy.Record) {
@@ -567,7 +569,7 @@ func TestConformance(t *testing.T) {
 	reportertest.Run(t, func(t *testing.T) apexproxy.Reporter {
 		fake := startAepipe(t)
 		if strings.HasSuffix(t.Name(), "/Deadline") {
-			fake.Hang()
+			fake.Script(apexproxytest.Hang())
 		}
 		return delivering{newReporter(t, Config{BaseURL: fake.URL}), fake}
 	})

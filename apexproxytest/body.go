@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// Every canonical answer reports the same usage. OpenAI's prompt_tokens count the cached tokens in, Anthropic's input_tokens do not:
-// an Anthropic answer says InputTokens-CachedTokens and CachedTokens.
+// Every canonical answer reports the same usage. OpenAI's prompt_tokens count the cached tokens in,
+// Anthropic's input_tokens do not: an Anthropic answer says InputTokens-CachedTokens and
+// CachedTokens.
 const (
 	InputTokens  = 15
 	CachedTokens = 4
@@ -44,8 +45,8 @@ var chatUsage = fmt.Sprintf(`{"prompt_tokens":%d,"completion_tokens":%d,"total_t
 	`"prompt_tokens_details":{"cached_tokens":%d,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}`,
 	InputTokens, OutputTokens, InputTokens+OutputTokens, CachedTokens)
 
-// ChatCompletion returns a chat.completion object of the OpenAI Chat Completions API whose one choice says text.
-// Shape: https://platform.openai.com/docs/api-reference/chat/object.
+// ChatCompletion returns a chat.completion object of the OpenAI Chat Completions API whose one
+// choice says text. Shape: https://platform.openai.com/docs/api-reference/chat/object.
 func ChatCompletion(text string) string { return chatCompletion(ChatModel, text) }
 
 func chatCompletion(model, text string) string {
@@ -54,8 +55,8 @@ func chatCompletion(model, text string) string {
 		`"usage":%s,"service_tier":"default","system_fingerprint":"fp_test"}`, quote(model), quote(text), chatUsage)
 }
 
-// ChatStream returns the events of a streamed chat completion: a chunk with the role, one for each word, one with the finish reason,
-// and [DONE]. Join words with their own spaces.
+// ChatStream returns the events of a streamed chat completion: a chunk with the role, one for each
+// word, one with the finish reason, and [DONE]. Join words with their own spaces.
 func ChatStream(words ...string) []string { return chatStream(ChatModel, false, words) }
 
 // ChatStreamUsage is [ChatStream] as a client gets it that sent stream_options.include_usage:
@@ -97,9 +98,10 @@ func message(model, text string) string {
 		`"stop_reason":"end_turn","stop_sequence":null,"usage":%s}`, quote(model), quote(text), messageUsage(OutputTokens))
 }
 
-// MessageStream returns the events of a streamed message: message_start with the input usage, one text block with a delta for each
-// word, message_delta with the output usage, message_stop. A ping follows content_block_start, as Anthropic sends it.
-// Shape: https://platform.claude.com/docs/en/build-with-claude/streaming.
+// MessageStream returns the events of a streamed message: message_start with the input usage, one
+// text block with a delta for each word, message_delta with the output usage, message_stop. A ping
+// follows content_block_start, as Anthropic sends it. Shape:
+// https://platform.claude.com/docs/en/build-with-claude/streaming.
 func MessageStream(words ...string) []string { return messageStream(MessageModel, words) }
 
 func messageStream(model string, words []string) []string {
@@ -121,8 +123,8 @@ func messageStream(model string, words []string) []string {
 var responseUsage = fmt.Sprintf(`{"input_tokens":%d,"input_tokens_details":{"cached_tokens":%d},"output_tokens":%d,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":%d}`,
 	InputTokens, CachedTokens, OutputTokens, InputTokens+OutputTokens)
 
-// Response returns a response object of the OpenAI Responses API with one output message that says text.
-// Shape: https://platform.openai.com/docs/api-reference/responses/object.
+// Response returns a response object of the OpenAI Responses API with one output message that says
+// text. Shape: https://platform.openai.com/docs/api-reference/responses/object.
 func Response(text string) string { return response(ChatModel, text) }
 
 func response(model, text string) string {
@@ -143,7 +145,8 @@ func outputText(text string) string {
 	return `{"type":"output_text","text":` + quote(text) + `,"annotations":[]}`
 }
 
-// ResponseStream returns the events of a streamed response, with a delta for each word. The usage is in response.completed.
+// ResponseStream returns the events of a streamed response, with a delta for each word. The usage
+// is in response.completed.
 func ResponseStream(words ...string) []string { return responseStream(ChatModel, words) }
 
 func responseStream(model string, words []string) []string {

@@ -20,26 +20,31 @@ type GatewayConfig struct {
 	GatewayID string // default "test-gateway"
 	Token     string // the gateway token; default "test-token"
 
-	// StoredKeys lists the providers, by slug, with a stored key. Nil means all; an empty list means none.
+	// StoredKeys lists the providers, by slug, with a stored key. Nil means all; an empty list
+	// means none.
 	StoredKeys []string
 
-	// UnifiedBilling lets the gateway pay for a request without any key, where the provider is in Unified Billing.
+	// UnifiedBilling lets the gateway pay for a request without any key, where the provider is in
+	// Unified Billing.
 	UnifiedBilling bool
 
-	// Paths adds or replaces providers: slug to patterns of a method and the path after the slug, such as
-	// "POST v1/chat/completions". A "*" stands for one segment, a pattern "*" for anything.
+	// Paths adds or replaces providers: slug to patterns of a method and the path after the slug,
+	// such as "POST v1/chat/completions". A "*" stands for one segment, a pattern "*" for anything.
 	Paths map[string][]string
 
-	// Provider answers what passes the gateway; nil means [Provider]. It sees the path after the provider's slug and no cf-aig header.
+	// Provider answers what passes the gateway; nil means [Provider]. It sees the path after the
+	// provider's slug and no cf-aig header.
 	Provider http.Handler
 
-	// TLS makes the gateway speak TLS and HTTP/2. [Gateway.Transport] and [Gateway.RootCAs] trust its certificate.
+	// TLS makes the gateway speak TLS and HTTP/2. [Gateway.Transport] and [Gateway.RootCAs] trust
+	// its certificate.
 	TLS bool
 }
 
-// A Gateway is a fake of Cloudflare AI Gateway, the host gateway.ai.cloudflare.com. It checks what the real one checks and also what
-// the real one loses without a word, see [GatewayRequest.Violations]. One difference: it takes the token from cf-aig-authorization
-// alone. Its methods may be called from several goroutines.
+// A Gateway is a fake of Cloudflare AI Gateway, the host gateway.ai.cloudflare.com. It checks what
+// the real one checks and also what the real one loses without a word, see
+// [GatewayRequest.Violations]. One difference: it takes the token from cf-aig-authorization alone.
+// Its methods may be called from several goroutines.
 type Gateway struct {
 	URL       string // "http://127.0.0.1:port" or "https://127.0.0.1:port"
 	Host      string // host:port
@@ -68,10 +73,12 @@ type GatewayRequest struct {
 	Path     string // what follows the slug, without leading slash and query, still escaped
 	Model    string // the body's model, "" when there is none
 
-	// Credential names whose key reached the provider: one of the Credential constants, "" when the gateway refused the request.
+	// Credential names whose key reached the provider: one of the Credential constants, "" when the
+	// gateway refused the request.
 	Credential string
 
-	// Metadata is cf-aig-metadata as the gateway keeps it, nil when there is none or all of it was lost.
+	// Metadata is cf-aig-metadata as the gateway keeps it, nil when there is none or all of it was
+	// lost.
 	Metadata map[string]any
 
 	// LogID is the cf-aig-log-id of the answer.
@@ -80,7 +87,8 @@ type GatewayRequest struct {
 	// Refused says which check the request failed; "" when it went on to the provider.
 	Refused string
 
-	// Violations lists cf-aig headers that the real gateway ignores without telling: unknown names, values out of range, lost metadata.
+	// Violations lists cf-aig headers that the real gateway ignores without telling: unknown names,
+	// values out of range, lost metadata.
 	Violations []string
 }
 
@@ -106,7 +114,8 @@ func NewGateway(cfg GatewayConfig) *Gateway {
 // BaseURL returns what replaces https://gateway.ai.cloudflare.com/v1/{account}/{gateway}.
 func (g *Gateway) BaseURL() string { return g.URL + "/v1/" + g.AccountID + "/" + g.GatewayID }
 
-// Requests returns a copy of the requests recorded since the start or the last Reset, refused ones included.
+// Requests returns a copy of the requests recorded since the start or the last Reset, refused ones
+// included.
 func (g *Gateway) Requests() []GatewayRequest {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -117,13 +126,15 @@ func (g *Gateway) Requests() []GatewayRequest {
 	return list
 }
 
-// Reset forgets the recorded requests, the counts behind WaitRequests and WaitCancelled, and the failures not yet used.
+// Reset forgets the recorded requests, the counts behind WaitRequests and WaitCancelled, and the
+// failures not yet used.
 func (g *Gateway) Reset() {
 	g.update(func() { g.requests, g.fail, g.arrived, g.cancelled = nil, nil, 0, 0 })
 }
 
-// Fail scripts the answers to the next requests that pass every check, one each; after them the provider answers again.
-// It takes any handler: [AiGatewayError], [V4Error], [PolicyError], [ProviderError], [RateLimited], [Hang].
+// Fail scripts the answers to the next requests that pass every check, one each; after them the
+// provider answers again. It takes any handler: [AiGatewayError], [V4Error], [PolicyError],
+// [ProviderError], [RateLimited], [Hang].
 func (g *Gateway) Fail(answers ...http.Handler) {
 	g.update(func() { g.fail = append(g.fail, answers...) })
 }
@@ -162,7 +173,8 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	answer.ServeHTTP(w, r)
 }
 
-// forwarded returns the request as the provider gets it. The path holds at least one segment: check has seen to it.
+// forwarded returns the request as the provider gets it. The path holds at least one segment: check
+// has seen to it.
 func forwarded(r *http.Request, req GatewayRequest) *http.Request {
 	out := r.Clone(r.Context())
 	out.Body = io.NopCloser(bytes.NewReader(req.Body))
@@ -177,124 +189,182 @@ func forwarded(r *http.Request, req GatewayRequest) *http.Request {
 	return out
 }
 
-// check returns the gateway's answer to a request that does not go on to the provider, nil for one that does. Where a path, a body
-// or a key is wrong that answer is the provider's. It fills req on the way. The order: gateway, token, provider, path, body, model, key.
-func (g *Gateway) check(req *GatewayRequest, r *http.Request) (answer http.Handler) {
-	gateway := func(status, code int, format string, args ...any) http.Handler {
-		req.Refused = fmt.Sprintf(format, args...)
-		return AiGatewayError(status, code, req.Refused)
-	}
-
-	path, _, _ := strings.Cut(req.RequestURI, "?")
-	segs := strings.Split(strings.TrimPrefix(path, "/"), "/")
-	if len(segs) < 3 || segs[0] != "v1" || segs[1] != g.AccountID || segs[2] != g.GatewayID {
-		return gateway(400, 2001, "Please configure AI Gateway in the Cloudflare dashboard")
-	}
-	if auth := r.Header.Values("Cf-Aig-Authorization"); len(auth) != 1 || auth[0] != "Bearer "+g.Token {
-		return gateway(401, 2009, "Unauthorized")
-	}
-	if len(segs) < 5 {
-		return gateway(400, 2008, "Invalid provider: the path needs /{provider}/{path} after the gateway")
-	}
-	for _, s := range segs[3:] {
-		if name, err := url.PathUnescape(s); err != nil || name == "" || name == "." || name == ".." {
-			return gateway(400, 2008, "Invalid provider: empty or dot segment in the path")
-		}
-	}
-	req.Provider, req.Path = segs[3], strings.Join(segs[4:], "/")
-	req.Model = gjson.GetBytes(req.Body, "model").String()
-	req.checkHeaders(r.Header)
-
-	slug, compat := req.Provider, req.Provider == "compat"
-	patterns, known := g.paths(slug)
-	if !known {
-		return gateway(400, 2008, "Invalid provider")
-	}
-	if !slices.ContainsFunc(patterns, func(p string) bool { return matches(p, r.Method, segs[4:]) }) {
-		if compat {
-			return gateway(400, 2019, "Compatibility endpoint: %s is not supported.", req.Path)
-		}
-		req.Refused = "the provider has no " + r.Method + " " + req.Path
-		return ProviderError(404, "Not Found: "+r.Method+" /"+req.Path)
-	}
-	if slug == "azure-openai" {
-		if v := r.URL.Query()["api-version"]; len(v) != 1 || v[0] == "" {
-			req.Refused = "azure-openai needs exactly one api-version"
-			return JSON(404, `{"error":{"code":"404","message":"Resource not found"}}`)
-		}
-	}
-	if r.Method == http.MethodPost {
-		if answer := g.checkBody(req, gateway); answer != nil {
+// check returns the gateway's answer to a request that does not go on to the provider, nil for one
+// that does. Where a path, a body or a key is wrong that answer is the provider's. It fills req on
+// the way. The first check that answers decides.
+func (g *Gateway) check(req *GatewayRequest, r *http.Request) http.Handler {
+	in := &inspection{GatewayRequest: req, gateway: g, r: r}
+	for _, check := range []func() http.Handler{
+		in.checkGateway, in.checkToken, in.checkSegments, in.checkProvider, in.checkPath, in.checkAPIVersion,
+		in.checkBody, in.checkModel, in.checkAnthropicVersion, in.checkKey,
+	} {
+		if answer := check(); answer != nil {
 			return answer
 		}
-	}
-	if compat && r.Method == http.MethodPost {
-		var ok bool
-		if slug, ok = compatProvider(req.Model); !ok {
-			return gateway(400, 2008, "Invalid provider")
-		}
-	}
-	if slug == "anthropic" && !compat && r.Header.Get("Anthropic-Version") == "" {
-		req.Refused = "anthropic-version: header is required"
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			r.Header.Set("Anthropic-Version", "2023-06-01") // selects the shape of the error
-			ProviderError(400, req.Refused).ServeHTTP(w, r)
-		})
-	}
-	return g.checkKey(req, r, slug, gateway)
-}
-
-// refuse records the reason and returns the gateway's error.
-type refuse = func(status, code int, format string, args ...any) http.Handler
-
-func (g *Gateway) checkBody(req *GatewayRequest, gateway refuse) http.Handler {
-	compat := req.Provider == "compat"
-	if !gjson.ValidBytes(req.Body) {
-		if compat {
-			return gateway(400, 2019, "Chat completion bad format")
-		}
-		req.Refused = "the body is not one JSON value"
-		return ProviderError(400, "We could not parse the JSON body of your request.")
-	}
-	if !compat && strings.Contains(req.Model, "#") {
-		req.Refused = "the model still has its #provider"
-		return ProviderError(404, "The model "+quote(req.Model)+" does not exist")
 	}
 	return nil
 }
 
-// checkKey applies the credential precedence: the request's own, the stored key, Unified Billing.
-func (g *Gateway) checkKey(req *GatewayRequest, r *http.Request, slug string, gateway refuse) http.Handler {
-	if slug == "compat" { // the model list needs the gateway's token and no key
-		req.Credential = CredentialStored
-		return JSON(200, compatModels)
+// An inspection is a request on its way through the checks. Each of them returns the answer that
+// ends the way, or nil.
+type inspection struct {
+	*GatewayRequest
+	gateway *Gateway
+	r       *http.Request
+	segs    []string // of the path, still escaped
+	slug    string   // whose key is needed: the provider's; for a POST to compat that of the model
+}
+
+// refuse records the reason and returns the gateway's error.
+func (in *inspection) refuse(status, code int, format string, args ...any) http.Handler {
+	in.Refused = fmt.Sprintf(format, args...)
+	return AiGatewayError(status, code, in.Refused)
+}
+
+// fail records the reason and returns what the provider answers.
+func (in *inspection) fail(reason string, answer http.Handler) http.Handler {
+	in.Refused = reason
+	return answer
+}
+
+func (in *inspection) compat() bool { return in.Provider == "compat" }
+
+func (in *inspection) checkGateway() http.Handler {
+	path, _, _ := strings.Cut(in.RequestURI, "?")
+	in.segs = strings.Split(strings.TrimPrefix(path, "/"), "/")
+	g := in.gateway
+	if len(in.segs) < 3 || in.segs[0] != "v1" || in.segs[1] != g.AccountID || in.segs[2] != g.GatewayID {
+		return in.refuse(400, 2001, "Please configure AI Gateway in the Cloudflare dashboard")
 	}
-	for _, name := range []string{"Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "Xi-Api-Key"} {
-		if r.Header.Get(name) != "" {
-			req.Credential = CredentialRequest
-			req.Refused = strings.ToLower(name) + " on the request beats the stored key"
-			return ProviderError(401, "Incorrect API key provided in "+strings.ToLower(name))
+	return nil
+}
+
+func (in *inspection) checkToken() http.Handler {
+	if auth := in.r.Header.Values("Cf-Aig-Authorization"); len(auth) != 1 || auth[0] != "Bearer "+in.gateway.Token {
+		return in.refuse(401, 2009, "Unauthorized")
+	}
+	return nil
+}
+
+func (in *inspection) checkSegments() http.Handler {
+	if len(in.segs) < 5 {
+		return in.refuse(400, 2008, "Invalid provider: the path needs /{provider}/{path} after the gateway")
+	}
+	for _, s := range in.segs[3:] {
+		if name, err := url.PathUnescape(s); err != nil || name == "" || name == "." || name == ".." {
+			return in.refuse(400, 2008, "Invalid provider: empty or dot segment in the path")
 		}
 	}
-	stored := g.cfg.StoredKeys == nil || slices.Contains(g.cfg.StoredKeys, slug)
-	switch slug {
-	case "dynamic", "cloudflare": // the route picks among the providers
-		stored = stored || len(g.cfg.StoredKeys) > 0
+	return nil
+}
+
+// checkProvider also notes what the request says, whatever the later checks find.
+func (in *inspection) checkProvider() http.Handler {
+	in.Provider, in.Path = in.segs[3], strings.Join(in.segs[4:], "/")
+	in.Model = gjson.GetBytes(in.Body, "model").String()
+	in.checkHeaders(in.r.Header)
+	in.slug = in.Provider
+	if _, known := in.gateway.paths(in.slug); !known {
+		return in.refuse(400, 2008, "Invalid provider")
 	}
-	if alias := r.Header.Get("Cf-Aig-Byok-Alias"); stored && alias != "" && alias != "default" {
-		return gateway(400, 2040, "Unknown BYOK alias %q; configured aliases: default", alias)
+	return nil
+}
+
+func (in *inspection) checkPath() http.Handler {
+	patterns, _ := in.gateway.paths(in.slug)
+	switch {
+	case slices.ContainsFunc(patterns, func(p string) bool { return matches(p, in.Method, in.segs[4:]) }):
+		return nil
+	case in.compat():
+		return in.refuse(400, 2019, "Compatibility endpoint: %s is not supported.", in.Path)
+	}
+	return in.fail("the provider has no "+in.Method+" "+in.Path,
+		ProviderError(404, "Not Found: "+in.Method+" /"+in.Path))
+}
+
+func (in *inspection) checkAPIVersion() http.Handler {
+	v := in.r.URL.Query()["api-version"]
+	if in.slug == "azure-openai" && (len(v) != 1 || v[0] == "") {
+		return in.fail("azure-openai needs exactly one api-version",
+			JSON(404, `{"error":{"code":"404","message":"Resource not found"}}`))
+	}
+	return nil
+}
+
+func (in *inspection) checkBody() http.Handler {
+	switch {
+	case in.Method != http.MethodPost || gjson.ValidBytes(in.Body):
+		return nil
+	case in.compat():
+		return in.refuse(400, 2019, "Chat completion bad format")
+	}
+	return in.fail("the body is not one JSON value",
+		ProviderError(400, "We could not parse the JSON body of your request."))
+}
+
+func (in *inspection) checkModel() http.Handler {
+	if in.Method != http.MethodPost {
+		return nil
+	}
+	if in.compat() {
+		var ok bool
+		if in.slug, ok = compatProvider(in.Model); !ok {
+			return in.refuse(400, 2008, "Invalid provider")
+		}
+		return nil
+	}
+	if strings.Contains(in.Model, "#") {
+		return in.fail("the model still has its #provider",
+			ProviderError(404, "The model "+quote(in.Model)+" does not exist"))
+	}
+	return nil
+}
+
+func (in *inspection) checkAnthropicVersion() http.Handler {
+	if in.Provider != "anthropic" || in.r.Header.Get("Anthropic-Version") != "" {
+		return nil
+	}
+	const reason = "anthropic-version: header is required"
+	return in.fail(reason, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Set("Anthropic-Version", "2023-06-01") // selects the shape of the error
+		ProviderError(400, reason).ServeHTTP(w, r)
+	}))
+}
+
+// checkKey applies the credential precedence: the request's own, the stored key, Unified Billing.
+func (in *inspection) checkKey() http.Handler {
+	if in.slug == "compat" { // the model list needs the gateway's token and no key
+		in.Credential = CredentialStored
+		return JSON(200, compatModels)
+	}
+	h, cfg := in.r.Header, in.gateway.cfg
+	for _, name := range []string{"Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "Xi-Api-Key"} {
+		if h.Get(name) != "" {
+			in.Credential = CredentialRequest
+			name = strings.ToLower(name)
+			return in.fail(name+" on the request beats the stored key",
+				ProviderError(401, "Incorrect API key provided in "+name))
+		}
+	}
+	stored := cfg.StoredKeys == nil || slices.Contains(cfg.StoredKeys, in.slug)
+	switch in.slug {
+	case "dynamic", "cloudflare": // the route picks among the providers
+		stored = stored || len(cfg.StoredKeys) > 0
+	}
+	if alias := h.Get("Cf-Aig-Byok-Alias"); stored && alias != "" && alias != "default" {
+		return in.refuse(400, 2040, "Unknown BYOK alias %q; configured aliases: default", alias)
 	}
 	switch {
 	case stored:
-		req.Credential = CredentialStored
-	case r.Header.Get("Cf-Aig-No-Wholesale") == "true":
-		return gateway(400, 2044, "Customer-provided provider credentials are required for this request")
-	case !g.cfg.UnifiedBilling:
-		return gateway(402, 2021, "Insufficient credit for Unified Billing")
-	case !slices.Contains(unifiedBilling, slug):
-		return gateway(402, 2021, "%s is not available via unified billing. Please use BYOK", slug)
+		in.Credential = CredentialStored
+	case h.Get("Cf-Aig-No-Wholesale") == "true":
+		return in.refuse(400, 2044, "Customer-provided provider credentials are required for this request")
+	case !cfg.UnifiedBilling:
+		return in.refuse(402, 2021, "Insufficient credit for Unified Billing")
+	case !slices.Contains(unifiedBilling, in.slug):
+		return in.refuse(402, 2021, "%s is not available via unified billing. Please use BYOK", in.slug)
 	default:
-		req.Credential = CredentialUnified
+		in.Credential = CredentialUnified
 	}
 	return nil
 }
@@ -368,8 +438,8 @@ func (req *GatewayRequest) checkHeaders(h http.Header) {
 	slices.Sort(req.Violations)
 }
 
-// keepMetadata returns what the gateway keeps of cf-aig-metadata: the first five entries of one flat object; one value that is null,
-// an array or an object loses them all.
+// keepMetadata returns what the gateway keeps of cf-aig-metadata: the first five entries of one
+// flat object; one value that is null, an array or an object loses them all.
 func keepMetadata(v string, violate func(string, ...any)) map[string]any {
 	if !gjson.Valid(v) || !gjson.Parse(v).IsObject() {
 		violate("cf-aig-metadata is not a JSON object: lost")

@@ -5,9 +5,10 @@ import (
 	"strings"
 )
 
-// providerPaths is what stands behind each slug: the documented paths and those that follow from the rule that the gateway appends
-// the rest of the path to the provider's own base. Sources: https://developers.cloudflare.com/ai-gateway/usage/providers/ and the
-// provider registry in github.com/cloudflare/ai. Where the two disagree about a leading v1, both are here.
+// providerPaths is what stands behind each slug: the documented paths and those that follow from
+// the rule that the gateway appends the rest of the path to the provider's own base. Sources:
+// https://developers.cloudflare.com/ai-gateway/usage/providers/ and the provider registry in
+// github.com/cloudflare/ai. Where the two disagree about a leading v1, both are here.
 var providerPaths = map[string][]string{
 	"openai": {
 		"POST chat/completions", "POST responses", "POST embeddings", "GET models", "GET models/*",
@@ -40,8 +41,9 @@ var providerPaths = map[string][]string{
 	"compat":           {"POST chat/completions", "POST v1/chat/completions", "GET models", "GET v1/models"},
 }
 
-// compatPrefixes lists what may stand before the slash in a model on the compat endpoint, with the slug of its stored key.
-// Source: https://developers.cloudflare.com/ai-gateway/usage/chat-completion/.
+// compatPrefixes lists what may stand before the slash in a model on the compat endpoint, with the
+// slug of its stored key. Source:
+// https://developers.cloudflare.com/ai-gateway/usage/chat-completion/.
 var compatPrefixes = map[string]string{
 	"openai": "openai", "anthropic": "anthropic", "google-ai-studio": "google-ai-studio", "groq": "groq", "mistral": "mistral",
 	"grok": "grok", "deepseek": "deepseek", "cerebras": "cerebras", "cohere": "cohere", "perplexity": "perplexity-ai",

@@ -15,10 +15,11 @@ const Answer = "Hello from the provider."
 // AnswerWords returns the deltas in which [Provider] streams [Answer].
 func AnswerWords() []string { return strings.SplitAfter(Answer, " ") }
 
-// Provider returns a handler that answers as a provider would, by the end of the path: chat/completions, messages,
-// messages/count_tokens, responses, embeddings and models. It streams when the body's stream is true, adds a usage chunk to a chat
-// stream when stream_options.include_usage is true, and repeats the request's model. Other paths are 501.
-// The anthropic-version header selects the shape of models.
+// Provider returns a handler that answers as a provider would, by the end of the path:
+// chat/completions, messages, messages/count_tokens, responses, embeddings and models. It streams
+// when the body's stream is true, adds a usage chunk to a chat stream when
+// stream_options.include_usage is true, and repeats the request's model. Other paths are 501. The
+// anthropic-version header selects the shape of models.
 func Provider() http.Handler { return http.HandlerFunc(provide) }
 
 func provide(w http.ResponseWriter, r *http.Request) {
@@ -72,9 +73,10 @@ func modelList(r *http.Request) string {
 	return `{"object":"list","data":[{"id":"gpt-5.5","object":"model","created":1767225600,"owned_by":"openai"}]}`
 }
 
-// ProviderError answers with an error in the provider's own shape: Anthropic's for paths that end in messages or count_tokens and for
-// requests with an anthropic-version header, Google's JSON array for its OpenAI-compatible paths, OpenAI's otherwise.
-// header holds alternating names and values.
+// ProviderError answers with an error in the provider's own shape: Anthropic's for paths that end
+// in messages or count_tokens and for requests with an anthropic-version header, Google's JSON
+// array for its OpenAI-compatible paths, OpenAI's otherwise. header holds alternating names and
+// values.
 func ProviderError(status int, message string, header ...string) http.Handler {
 	headerPairs(header)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -156,8 +158,9 @@ func googleStatus(status int) string {
 	return "INTERNAL"
 }
 
-// RateLimited answers 429 in the provider's shape with the headers that clients obey or show: retry-after: 7, x-should-retry: true,
-// x-ratelimit-*, anthropic-ratelimit-*, request-id and x-request-id.
+// RateLimited answers 429 in the provider's shape with the headers that clients obey or show:
+// retry-after: 7, x-should-retry: true, x-ratelimit-*, anthropic-ratelimit-*, request-id and
+// x-request-id.
 func RateLimited() http.Handler {
 	return ProviderError(http.StatusTooManyRequests, "Rate limit reached. Please try again in 7s.",
 		"Retry-After", "7",

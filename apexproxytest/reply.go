@@ -15,8 +15,9 @@ const (
 	typeSSE  = "text/event-stream; charset=utf-8"
 )
 
-// JSON answers with a status and a body of type application/json. header holds alternating names and values, which are
-// added to the answer; an odd number panics. The body is sent as it is, valid or not.
+// JSON answers with a status and a body of type application/json. header holds alternating names
+// and values, which are added to the answer; an odd number panics. The body is sent as it is, valid
+// or not.
 func JSON(status int, body string, header ...string) http.Handler {
 	headerPairs(header)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -27,8 +28,9 @@ func JSON(status int, body string, header ...string) http.Handler {
 	})
 }
 
-// SSE answers with an event stream. Each argument is one write, flushed at once and not reformatted, so that an argument may
-// hold half an event or ten. See [ChatStream] and [MessageStream] for real ones.
+// SSE answers with an event stream. Each argument is one write, flushed at once and not
+// reformatted, so that an argument may hold half an event or ten. See [ChatStream] and
+// [MessageStream] for real ones.
 func SSE(events ...string) http.Handler { return Chunks(typeSSE, events...) }
 
 // Chunks answers 200 with the given content type; each chunk is one write, flushed at once.
@@ -39,7 +41,8 @@ func Chunks(contentType string, chunks ...string) http.Handler {
 	})
 }
 
-// Split cuts body into pieces of n bytes, the last one shorter, to be sent with [SSE] or [Chunks]. It panics unless n is positive.
+// Split cuts body into pieces of n bytes, the last one shorter, to be sent with [SSE] or [Chunks].
+// It panics unless n is positive.
 func Split(body string, n int) []string {
 	if n <= 0 {
 		panic("apexproxytest: Split needs a positive size")
@@ -79,9 +82,11 @@ func guessType(chunks []string) string {
 	return typeSSE
 }
 
-// Abort answers 200 with the chunks and then breaks the answer off: over HTTP/1.1 the connection is closed in the middle of a chunked
-// body, over HTTP/2 the stream is reset. The client receives all chunks first. With no chunk at all the client gets no status;
-// Abort("") sends the head and nothing more. The type is JSON when the first chunk starts with a brace or bracket, else an event stream.
+// Abort answers 200 with the chunks and then breaks the answer off: over HTTP/1.1 the connection is
+// closed in the middle of a chunked body, over HTTP/2 the stream is reset. The client receives all
+// chunks first. With no chunk at all the client gets no status; Abort("") sends the head and
+// nothing more. The type is JSON when the first chunk starts with a brace or bracket, else an event
+// stream.
 func Abort(prefix ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(prefix) > 0 {
@@ -91,8 +96,8 @@ func Abort(prefix ...string) http.Handler {
 	})
 }
 
-// ResetConn is [Abort] with a TCP reset instead of an orderly close; chunks that the client has not read yet may be lost.
-// Over HTTP/2 it is Abort.
+// ResetConn is [Abort] with a TCP reset instead of an orderly close; chunks that the client has not
+// read yet may be lost. Over HTTP/2 it is Abort.
 func ResetConn(prefix ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(prefix) > 0 {
@@ -112,8 +117,8 @@ func ResetConn(prefix ...string) http.Handler {
 	})
 }
 
-// Raw writes bytes to the connection as they are, status line included, and closes it: for answers that net/http refuses to make.
-// HTTP/1.1 only; over HTTP/2 the stream is reset.
+// Raw writes bytes to the connection as they are, status line included, and closes it: for answers
+// that net/http refuses to make. HTTP/1.1 only; over HTTP/2 the stream is reset.
 func Raw(response string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
@@ -133,8 +138,8 @@ func Hang() http.Handler {
 	})
 }
 
-// StallAfter answers 200 with the chunks and then sends nothing more until the client leaves or the server is closed.
-// StallAfter() sends the head alone. Its content type is that of [Abort].
+// StallAfter answers 200 with the chunks and then sends nothing more until the client leaves or the
+// server is closed. StallAfter() sends the head alone. Its content type is that of [Abort].
 func StallAfter(chunks ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		send(w, r, guessType(chunks), chunks)
@@ -166,8 +171,9 @@ func Trailers(then http.Handler, trailer ...string) http.Handler {
 	})
 }
 
-// Gzip sends the reply with Content-Encoding: gzip, whatever the client accepts; every flush of the reply ends a gzip block,
-// so that a reader can decode each event when it arrives. A reply that aborts leaves the gzip stream unfinished.
+// Gzip sends the reply with Content-Encoding: gzip, whatever the client accepts; every flush of the
+// reply ends a gzip block, so that a reader can decode each event when it arrives. A reply that
+// aborts leaves the gzip stream unfinished.
 func Gzip(then http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Encoding", "gzip")
@@ -197,20 +203,21 @@ func Redirect(status int, location string) http.Handler {
 	})
 }
 
-// Unread sends the reply without reading the request's body, as a server that refuses an upload does.
-// It must be the outermost reply. A client that leaves early is not noticed.
+// Unread sends the reply without reading the request's body, as a server that refuses an upload
+// does. It must be the outermost reply. A client that leaves early is not noticed.
 func Unread(then http.Handler) http.Handler { return unread{then} }
 
 type unread struct{ http.Handler }
 
 func (u unread) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	// An HTTP/1 server would wait for the body before it answers; HTTP/2 never does and reports the call as unsupported.
+	// An HTTP/1 server would wait for the body before it answers; HTTP/2 never does and reports the
+	// call as unsupported.
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	u.Handler.ServeHTTP(w, r)
 }
 
-// A Gate is an event stream whose every event waits for the test: it proves that event n reached the client before event n+1 was sent.
-// Use it for one request at a time.
+// A Gate is an event stream whose every event waits for the test: it proves that event n reached
+// the client before event n+1 was sent. Use it for one request at a time.
 type Gate struct {
 	events     []string
 	step, sent chan struct{}
@@ -221,8 +228,9 @@ func Steps(events ...string) *Gate {
 	return &Gate{events: events, step: make(chan struct{}), sent: make(chan struct{})}
 }
 
-// Next lets the next event out and returns when it has been flushed; after the last event one more call ends the stream.
-// It waits for the request to arrive. The error is ctx's; it also tells that there is no step left or that the client has gone.
+// Next lets the next event out and returns when it has been flushed; after the last event one more
+// call ends the stream. It waits for the request to arrive. The error is ctx's; it also tells that
+// there is no step left or that the client has gone.
 func (g *Gate) Next(ctx context.Context) error {
 	select {
 	case g.step <- struct{}{}:

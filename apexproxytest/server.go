@@ -110,13 +110,14 @@ func (s *server) Connections() int64 { return s.conns.Load() }
 // Client returns a client that trusts the server's certificate. Every call returns the same client.
 func (s *server) Client() *http.Client { return s.srv.Client() }
 
-// Transport returns a new transport that trusts the server's certificate and speaks HTTP/2 where the server does.
-// The caller may change it.
+// Transport returns a new transport that trusts the server's certificate and speaks HTTP/2 where
+// the server does. The caller may change it.
 func (s *server) Transport() *http.Transport {
 	return s.srv.Client().Transport.(*http.Transport).Clone()
 }
 
-// Certificate returns the server's certificate, nil for plain HTTP. It is valid for 127.0.0.1, ::1 and example.com.
+// Certificate returns the server's certificate, nil for plain HTTP. It is valid for 127.0.0.1, ::1
+// and example.com.
 func (s *server) Certificate() *x509.Certificate { return s.srv.Certificate() }
 
 // RootCAs returns a new pool that holds the server's certificate, nil for plain HTTP.
@@ -130,14 +131,15 @@ func (s *server) RootCAs() *x509.CertPool {
 	return pool
 }
 
-// WaitRequests waits until n requests have been recorded since the start or the last Reset.
-// A request is recorded when its body has been read and before its reply begins. The error is ctx's.
+// WaitRequests waits until n requests have been recorded since the start or the last Reset. A
+// request is recorded when its body has been read and before its reply begins. The error is ctx's.
 func (s *server) WaitRequests(ctx context.Context, n int) error {
 	return s.wait(ctx, func() bool { return s.arrived >= n })
 }
 
-// WaitCancelled waits until n requests, since the start or the last Reset, were left by their client before the reply was complete:
-// the request's context was cancelled, or its body broke off. The error is ctx's.
+// WaitCancelled waits until n requests, since the start or the last Reset, were left by their
+// client before the reply was complete: the request's context was cancelled, or its body broke off.
+// The error is ctx's.
 func (s *server) WaitCancelled(ctx context.Context, n int) error {
 	return s.wait(ctx, func() bool { return s.cancelled >= n })
 }
@@ -177,15 +179,16 @@ func (s *server) countCancelled() {
 func (s *server) watch(r *http.Request) (stop func()) {
 	unwatch := context.AfterFunc(r.Context(), s.countCancelled)
 	return func() {
-		// A context that ends wakes the reply, which may be here before the AfterFunc has been started.
+		// A context that ends wakes the reply, which may be here before the AfterFunc has been
+		// started.
 		if unwatch() && r.Context().Err() != nil {
 			s.countCancelled()
 		}
 	}
 }
 
-// RefusingAddr returns a loopback address, host:port, that refuses connections: its listener is closed.
-// Nothing keeps another process from taking the port later.
+// RefusingAddr returns a loopback address, host:port, that refuses connections: its listener is
+// closed. Nothing keeps another process from taking the port later.
 func RefusingAddr() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -195,7 +198,8 @@ func RefusingAddr() string {
 	return l.Addr().String()
 }
 
-// headerPairs checks a list of alternating names and values when a reply is made, where the mistake is.
+// headerPairs checks a list of alternating names and values when a reply is made, where the mistake
+// is.
 func headerPairs(pairs []string) []string {
 	if len(pairs)%2 != 0 {
 		panic("apexproxytest: header needs alternating names and values, got " + strings.Join(pairs, ", "))

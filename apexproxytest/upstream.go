@@ -16,11 +16,12 @@ type Upstream struct {
 	requests []Request
 }
 
-// NewUpstream starts an upstream that speaks plain HTTP/1.1. Each request takes the next reply, the last one repeats;
-// without replies it answers like [Provider]. The caller must call Close.
+// NewUpstream starts an upstream that speaks plain HTTP/1.1. Each request takes the next reply, the
+// last one repeats; without replies it answers like [Provider]. The caller must call Close.
 func NewUpstream(replies ...http.Handler) *Upstream { return newUpstream(false, replies) }
 
-// NewTLSUpstream is NewUpstream with TLS and HTTP/2. [Upstream.Transport] and [Upstream.RootCAs] trust its certificate.
+// NewTLSUpstream is NewUpstream with TLS and HTTP/2. [Upstream.Transport] and [Upstream.RootCAs]
+// trust its certificate.
 func NewTLSUpstream(replies ...http.Handler) *Upstream { return newUpstream(true, replies) }
 
 func newUpstream(useTLS bool, replies []http.Handler) *Upstream {
@@ -50,7 +51,8 @@ func (u *Upstream) serve(w http.ResponseWriter, r *http.Request) {
 	reply.ServeHTTP(w, r)
 }
 
-// Requests returns a copy of the requests recorded since the start or the last Reset, in the order of their arrival.
+// Requests returns a copy of the requests recorded since the start or the last Reset, in the order
+// of their arrival.
 func (u *Upstream) Requests() []Request {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -61,7 +63,8 @@ func (u *Upstream) Requests() []Request {
 	return list
 }
 
-// Reset forgets the recorded requests and the counts behind WaitRequests and WaitCancelled. The script goes on where it was.
+// Reset forgets the recorded requests and the counts behind WaitRequests and WaitCancelled. The
+// script goes on where it was.
 func (u *Upstream) Reset() {
 	u.update(func() { u.requests, u.arrived, u.cancelled = nil, 0, 0 })
 }

@@ -1,24 +1,18 @@
-// Quickstart shows what the proxy does without an account, a network or any
-// configuration: it starts a fake Cloudflare AI Gateway and a fake provider in
-// this process, puts the proxy before them, and sends it one request of every
-// kind. For each it prints what the client sent, what arrived, what came back
-// and what a reporter got. It checks all of that and exits with 1 on any
-// surprise.
+// Quickstart shows what the proxy does without an account, a network or any configuration: a fake
+// Cloudflare AI Gateway and a fake provider run in this process, and the proxy stands before them.
+// It sends one request of each kind and prints what the client sent, what arrived behind the proxy,
+// what came back, and at the end what a reporter got. It exits with 1 when a request fails.
 package main
 
 import (
-	"bufio"
+	"cmp"
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -26,351 +20,159 @@ import (
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
-const gatewayToken = "fake-gateway-token"
-
 func main() {
-	if err := run(os.Stdout); err != nil {
+	gateway := apexproxytest.NewGateway(apexproxytest.GatewayConfig{Token: "gateway-token"})
+	defer gateway.Close()
+	upstream := apexproxytest.NewTLSUpstream()
+	defer upstream.Close()
+	if err := run(os.Stdout, gateway, upstream); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
 	}
 }
 
-func run(out io.Writer) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	s, err := newStage(out)
+func run(out io.Writer, gateway *apexproxytest.Gateway, upstream *apexproxytest.Upstream) error {
+	var records []apexproxy.Record
+	reporter := func(_ context.Context, batch []apexproxy.Record) error {
+		records = append(records, batch...) // never called concurrently with itself
+		return nil
+	}
+	proxy, err := apexproxy.New(
+		apexproxy.WithGateway(apexproxy.Gateway{BaseURL: gateway.BaseURL(), Token: gateway.Token}),
+		apexproxy.WithPassthrough(apexproxy.Passthrough{Hosts: []string{upstream.Host}}),
+		apexproxy.WithReporter(apexproxy.ReporterFunc(reporter)),
+		apexproxy.WithTransport(upstream.Transport()), // trusts the fake's certificate
+	)
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	fmt.Fprintf(out, "proxy     %s  (apexproxy.New, served on loopback)\n", s.proxyURL)
-	fmt.Fprintf(out, "gateway   %s  (stands in for gateway.ai.cloudflare.com)\n", s.gateway.URL)
-	fmt.Fprintf(out, "upstream  %s  (stands in for zenmux.ai)\n", s.upstream.URL)
-	fmt.Fprintln(out, "Nothing leaves this process, and every key below is made up.")
+	server := httptest.NewServer(proxy) // it is an http.Handler: any server will do
+	defer server.Close()
 
-	list, surprises := examples(s.gateway, s.upstream), 0
-	for i, e := range list {
-		fmt.Fprintf(out, "\n%d. %s\n", i+1, e.title)
-		a, err := s.send(ctx, e)
+	fmt.Fprint(out, "Nothing leaves this process, and every key below is made up.\n\n")
+	list := requests(upstream.Host)
+	for i, r := range list {
+		fmt.Fprintf(out, "%d. %s\n", i+1, r.title)
+		show(out, "client sent", r.path, r.header, r.body)
+		status, answer, err := send(server.URL, r)
 		if err != nil {
-			return fmt.Errorf("%d. %s: %w", i+1, e.title, err)
+			return err
 		}
-		show(out, e, a)
-		for _, surprise := range check(e, a) {
-			surprises++
-			fmt.Fprintf(out, "  SURPRISE      %s\n", surprise)
+		for _, got := range gateway.Requests() {
+			show(out, "gateway got", got.RequestURI, credentials(got.Header), string(got.Body))
+		}
+		for _, got := range upstream.Requests() {
+			show(out, "upstream got", got.RequestURI, credentials(got.Header), string(got.Body))
+		}
+		gateway.Reset()
+		upstream.Reset()
+		fmt.Fprintf(out, "  came back     %s\n\n", answer)
+		if status != http.StatusOK {
+			return fmt.Errorf("%s: status %d", r.title, status)
 		}
 	}
-	if surprises > 0 {
-		return fmt.Errorf("%d surprises: look for SURPRISE above", surprises)
-	}
-	fmt.Fprintf(out, "\nAll %d went as they should.\n", len(list))
-	return nil
-}
 
-// stage is the proxy with what stands around it.
-type stage struct {
-	gateway  *apexproxytest.Gateway
-	upstream *apexproxytest.Upstream
-	proxy    *apexproxy.Proxy
-	server   *http.Server
-	proxyURL string
-	client   *http.Client
-	records  chan apexproxy.Record
-}
-
-func newStage(out io.Writer) (*stage, error) {
-	s := &stage{
-		gateway:  apexproxytest.NewGateway(apexproxytest.GatewayConfig{Token: gatewayToken}),
-		upstream: apexproxytest.NewTLSUpstream(),
-		client:   &http.Client{Transport: &http.Transport{DisableCompression: true}},
-		records:  make(chan apexproxy.Record, 16),
+	server.Close()
+	if err := proxy.Shutdown(context.Background()); err != nil { // hands over the last records
+		return err
 	}
-	transport := apexproxy.NewTransport()
-	transport.TLSClientConfig = &tls.Config{RootCAs: s.upstream.RootCAs()}
-
-	var err error
-	s.proxy, err = apexproxy.New(
-		apexproxy.WithGateway(apexproxy.Gateway{BaseURL: s.gateway.BaseURL(), Token: gatewayToken}),
-		apexproxy.WithPassthrough(apexproxy.Passthrough{Hosts: []string{s.upstream.Host}}),
-		apexproxy.WithTransport(transport),
-		apexproxy.WithReporter(apexproxy.ReporterFunc(s.report)),
-	)
-	if err != nil {
-		return nil, err
+	fmt.Fprintln(out, "The reporter got")
+	for _, r := range records {
+		usage := cmp.Or(r.Usage, &apexproxy.Usage{}) // nil when the upstream did not say
+		fmt.Fprintf(out, "  %-11s  %-8s  %-25s  as %-15s  %d %s, %d tokens in, %d out\n", r.Mode, r.Operation,
+			r.ClientModel, r.RequestModel, r.StatusCode, r.Outcome, usage.InputTokens, usage.OutputTokens)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	s.proxyURL = "http://" + listener.Addr().String()
-	s.server = &http.Server{Handler: s.proxy, ReadHeaderTimeout: 10 * time.Second}
-	go func() {
-		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			fmt.Fprintln(out, err)
-		}
-	}()
-	return s, nil
-}
-
-// report is the whole of a reporter. The proxy calls it after an exchange has
-// ended, in a goroutine where it delays nobody.
-func (s *stage) report(ctx context.Context, batch []apexproxy.Record) error {
-	for _, rec := range batch {
-		select {
-		case s.records <- rec:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if len(records) != len(list) {
+		return fmt.Errorf("%d records of %d requests", len(records), len(list))
 	}
 	return nil
 }
 
-func (s *stage) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	s.client.CloseIdleConnections()
-	_ = s.server.Shutdown(ctx)
-	_ = s.proxy.Shutdown(ctx)
-	s.gateway.Close()
-	s.upstream.Close()
+// A request is what a client sends. Headers are written "Name: value".
+type request struct {
+	title, path, body string
+	header            []string
 }
 
-// arrival is a request as the gateway or the upstream got it.
-type arrival struct {
-	at   string // who got it
-	url  string
-	head http.Header
-	body string
-}
-
-// answer is all that is known of one exchange when it is over.
-type answer struct {
-	arrived []arrival
-	status  int
-	head    http.Header
-	body    string
-	steps   int // events that were here before the next one was let go
-	record  apexproxy.Record
-}
-
-// send sends e through the proxy and collects what came of it.
-func (s *stage) send(ctx context.Context, e example) (answer, error) {
-	s.gateway.Reset()
-	s.upstream.Reset()
-	var gate *apexproxytest.Gate
-	if e.events != nil {
-		gate = apexproxytest.Steps(e.events...)
-		s.gateway.Fail(gate)
+// requests returns one of each kind. The upstream has the place of any host that speaks one of the
+// protocols, such as openrouter.ai/api.
+func requests(upstream string) []request {
+	return []request{
+		{
+			title:  "A chat completion through the gateway: the model names its provider",
+			path:   "/v1/chat/completions",
+			header: []string{"Authorization: Bearer gateway-token"},
+			body:   `{"model":"gpt-5.5#openai","messages":[{"role":"user","content":"hi"}]}`,
+		},
+		{
+			title:  "A message through the gateway: Anthropic's own path, and only the model's name changes",
+			path:   "/v1/messages",
+			header: []string{"X-Api-Key: gateway-token", "Anthropic-Version: 2023-06-01"},
+			body:   `{"model":"claude-opus-4-7#anthropic","max_tokens":99,"messages":[{"role":"user","content":"hi"}]}`,
+		},
+		{
+			title:  "Claude Code on an OpenAI model: Messages converted to Chat, the answer back to Messages",
+			path:   "/v1/messages",
+			header: []string{"Authorization: Bearer gateway-token", "Anthropic-Version: 2023-06-01"},
+			body:   `{"model":"gpt-5.5#openai","max_tokens":99,"messages":[{"role":"user","content":"hi"}]}`,
+		},
+		{
+			title:  "Passthrough: the client names the upstream and brings its key",
+			path:   "/v1/chat/completions",
+			header: []string{"Authorization: Bearer upstream-key", "X-APEX-AI-PROXY-PROVIDER: " + upstream + "/api"},
+			body:   `{"model":"gpt-5.5","messages":[{"role":"user","content":"hi"}]}`,
+		},
+		{
+			title:  "A mapping: the client asks for one model and gets another, from another provider",
+			path:   "/v1/chat/completions",
+			header: []string{"Authorization: Bearer gateway-token", "X-APEX-AI-PROXY-MAPPING: gpt-5.5#grok-4#grok"},
+			body:   `{"model":"gpt-5.5","messages":[{"role":"user","content":"hi"}]}`,
+		},
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.proxyURL+e.path, strings.NewReader(e.body))
+}
+
+// send sends r and returns the status and, in short, what came back.
+func send(url string, r request) (status int, answer string, err error) {
+	req, err := http.NewRequest(http.MethodPost, url+r.path, strings.NewReader(r.body))
 	if err != nil {
-		return answer{}, err
+		return 0, "", err
 	}
-	req.Header.Set("Content-Type", "application/json")
-	for _, h := range e.header {
-		name, value := splitHeader(h)
+	for _, h := range r.header {
+		name, value, _ := strings.Cut(h, ": ")
 		req.Header.Set(name, value)
 	}
-	resp, err := s.client.Do(req)
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return answer{}, err
+		return 0, "", err
 	}
 	defer resp.Body.Close()
-
-	a := answer{status: resp.StatusCode, head: resp.Header}
-	body := bufio.NewReader(resp.Body)
-	if gate != nil && resp.StatusCode == http.StatusOK {
-		for range e.events {
-			if err := gate.Next(ctx); err != nil {
-				return a, err
-			}
-			event, err := readEvent(body)
-			if err != nil {
-				return a, err
-			}
-			a.body += event
-			a.steps++
-		}
-		if err := gate.Next(ctx); err != nil { // no more events
-			return a, err
-		}
-	}
-	rest, err := io.ReadAll(body)
+	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return a, err
+		return 0, "", err
 	}
-	a.body += string(rest)
-	for _, r := range s.gateway.Requests() {
-		a.arrived = append(a.arrived, arrival{"gateway", "http://" + r.Host + r.RequestURI, r.Header, string(r.Body)})
+	// A completion has an object and choices, a message a type and content, an error its message.
+	var words []string
+	for _, path := range []string{"object", "type", "choices.0.message.content", "content.0.text", "error.message"} {
+		if v := gjson.GetBytes(body, path); v.Exists() {
+			words = append(words, v.String())
+		}
 	}
-	for _, r := range s.upstream.Requests() {
-		a.arrived = append(a.arrived, arrival{"upstream", "https://" + r.Host + r.RequestURI, r.Header, string(r.Body)})
-	}
-	select {
-	case a.record = <-s.records:
-		return a, nil
-	case <-ctx.Done():
-		return a, errors.New("no record came")
-	}
+	return resp.StatusCode, resp.Status + ", " + strings.Join(words, ": "), nil
 }
 
-// readEvent reads up to the empty line that ends an event.
-func readEvent(r *bufio.Reader) (string, error) {
-	var event strings.Builder
-	for {
-		line, err := r.ReadString('\n')
-		event.WriteString(line)
-		if err != nil || line == "\n" {
-			return event.String(), err
+// credentials returns the headers that say who pays, as they arrived.
+func credentials(h http.Header) (list []string) {
+	for _, name := range []string{"Cf-Aig-Authorization", "Authorization", "X-Api-Key"} {
+		if v := h.Get(name); v != "" {
+			list = append(list, name+": "+v)
 		}
 	}
+	return list
 }
 
-// check compares what came of e with what should have.
-func check(e example, a answer) (surprises []string) {
-	expect := func(what string, got, want any) {
-		if got != want {
-			surprises = append(surprises, fmt.Sprintf("%s: got %v, want %v", what, got, want))
-		}
+func show(out io.Writer, who, path string, header []string, body string) {
+	fmt.Fprintf(out, "  %-12s  POST %s\n", who, path)
+	for _, line := range append(header, body) {
+		fmt.Fprintf(out, "  %-12s  %s\n", "", line)
 	}
-	expect("status", a.status, e.status)
-	expect("status in the record", a.record.StatusCode, e.status)
-	expect("model in the record", a.record.RequestModel, e.model)
-	expect("conversion in the record", a.record.Converted, e.converted != nil)
-	expect("text of the answer", textOf(a.body), e.text)
-	if e.events != nil {
-		expect("events one by one", a.steps, len(e.events))
-		expect("bytes of the stream", a.body, strings.Join(e.events, ""))
-	}
-	if e.url == "" {
-		expect("requests that went on", len(a.arrived), 0)
-		expect("outcome in the record", a.record.Outcome, apexproxy.OutcomeRejected)
-		return surprises
-	}
-	expect("requests that went on", len(a.arrived), 1)
-	expect("outcome in the record", a.record.Outcome, apexproxy.OutcomeCompleted)
-	if u := a.record.Usage; u == nil {
-		expect("usage in the record", "none", "some")
-	} else {
-		expect("usage in the record", *u, apexproxy.Usage{
-			InputTokens:     apexproxytest.InputTokens,
-			CacheReadTokens: apexproxytest.CachedTokens,
-			OutputTokens:    apexproxytest.OutputTokens,
-		})
-	}
-	for _, got := range a.arrived {
-		expect("URL", got.url, e.url)
-		for _, h := range e.arrives {
-			name, value := splitHeader(h)
-			expect(name, strings.Join(got.head.Values(name), ", "), value)
-		}
-		for name := range got.head {
-			if strings.HasPrefix(name, "X-Apex-Ai-Proxy-") {
-				expect(name, "sent on", "removed")
-			}
-		}
-		for _, member := range e.converted {
-			path, value := splitHeader(member)
-			expect(path, gjson.Get(got.body, path).String(), value)
-		}
-		if e.converted == nil {
-			client := strconv.Quote(gjson.Get(e.body, "model").String())
-			expect("body", got.body, strings.Replace(e.body, client, strconv.Quote(e.model), 1))
-		}
-	}
-	return surprises
-}
-
-// show prints one exchange in the order in which it happened.
-func show(out io.Writer, e example, a answer) {
-	label := "client sent"
-	line := func(format string, args ...any) {
-		for _, part := range wrap(fmt.Sprintf(format, args...)) {
-			fmt.Fprintf(out, "  %-13s %s\n", label, part)
-			label = ""
-		}
-	}
-	line("POST %s", e.path)
-	for _, h := range e.header {
-		line("%s", h)
-	}
-	line("%s", e.body)
-
-	for _, got := range a.arrived {
-		label = got.at + " got"
-		line("POST %s", got.url)
-		for _, h := range e.arrives {
-			name, _ := splitHeader(h)
-			if values := got.head.Values(name); len(values) > 0 {
-				line("%s: %s", name, strings.Join(values, ", "))
-			} else {
-				line("%s: (not there)", name)
-			}
-		}
-		line("%s", got.body)
-	}
-	if len(a.arrived) == 0 {
-		label = "went on"
-		line("nothing: the proxy answered")
-	}
-
-	label = "came back"
-	line("%d %s, %s", a.status, http.StatusText(a.status), a.head.Get("Content-Type"))
-	if ps := a.head.Get("Proxy-Status"); ps != "" {
-		line("Proxy-Status: %s", ps)
-	}
-	if a.steps > 0 {
-		line("%d events, each of them here before the next one had left", a.steps)
-	}
-	if e.converted != nil {
-		line("%s", a.body)
-	}
-	line("%q", textOf(a.body))
-
-	label = "recorded"
-	rec := a.record
-	end := string(rec.Outcome)
-	if rec.ErrorType != "" {
-		end += " (" + rec.ErrorType + ")"
-	}
-	if u := rec.Usage; u != nil {
-		end += fmt.Sprintf(", %d tokens in (%d of them cached), %d out", u.InputTokens, u.CacheReadTokens, u.OutputTokens)
-	}
-	line("%s %s, %d %s", rec.Mode, rec.Operation, rec.StatusCode, end)
-	if rec.Provider != "" {
-		line("provider %s, model %s, sent as %s", rec.Provider, rec.ClientModel, rec.RequestModel)
-	}
-}
-
-// wrap breaks s at commas, so that every line is shorter than 100 columns.
-func wrap(s string) (lines []string) {
-	const width = 83
-	for len(s) > width {
-		i := strings.LastIndexByte(s[:width], ',') + 1
-		if i == 0 {
-			i = width
-		}
-		lines, s = append(lines, s[:i]), s[i:]
-	}
-	return append(lines, s)
-}
-
-// textOf returns what an answer says: of a completion or a message, whole or
-// streamed, or of an error.
-func textOf(body string) string {
-	var text strings.Builder
-	for line := range strings.Lines(body) {
-		data := strings.TrimPrefix(line, "data: ")
-		for _, path := range []string{"choices.0.message.content", "content.0.text", "delta.text", "error.message"} {
-			text.WriteString(gjson.Get(data, path).String())
-		}
-	}
-	return text.String()
-}
-
-// splitHeader splits "name: value", as curl's -H takes it.
-func splitHeader(h string) (name, value string) {
-	name, value, _ = strings.Cut(h, ":")
-	return name, strings.TrimSpace(value)
 }

@@ -54,57 +54,57 @@ func configure(getenv func(string) string) (*settings, error) {
 		e.fail("LOG_LEVEL", errors.New("use debug, info, warn or error"))
 	}
 	s.logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	opts := []apexproxy.Option{apexproxy.WithLogger(s.logger)}
 
-	opts = append(opts, e.gateway()...)
 	pass := apexproxy.Passthrough{Hosts: e.list("PASSTHROUGH_HOSTS")}
 	if tokens := e.list("PASSTHROUGH_TOKENS"); len(tokens) > 0 {
 		pass.Auth = apexproxy.Tokens(tokens...)
-	}
-	withPass := e.try("PASSTHROUGH_HOSTS", apexproxy.WithPassthrough(pass))
-	if e.on("PASSTHROUGH", true) {
-		s.open = len(pass.Hosts) == 0 && pass.Auth == nil
-		opts = append(opts, withPass)
-	} else if len(opts) == 1 {
-		e.fail("PASSTHROUGH", errors.New("is off and there is no gateway: set GATEWAY_TOKEN, ACCOUNT_ID and GATEWAY_ID, or turn it on"))
-	}
-
-	if v := getenv("MODEL_MAPPING"); v != "" {
-		opts = append(opts, e.try("MODEL_MAPPING", apexproxy.WithMapping(v)))
-	}
-	if v := getenv("MAX_REQUEST_BYTES"); v != "" {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil || n <= 0 {
-			e.fail("MAX_REQUEST_BYTES", errors.New("must be a number of bytes above 0"))
-		}
-		opts = append(opts, apexproxy.WithMaxRequestBytes(n))
 	}
 	origins := e.list("CORS_ORIGINS")
 	if len(origins) == 0 {
 		origins = []string{"*"}
 	}
-	opts = append(opts, e.try("CORS_ORIGINS", apexproxy.WithCORS(origins...)))
+	opts := []apexproxy.Option{
+		apexproxy.WithLogger(s.logger),
+		apexproxy.WithMapping(getenv("MODEL_MAPPING")),
+		apexproxy.WithCORS(origins...),
+	}
+	if v := getenv("MAX_REQUEST_BYTES"); v != "" {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n <= 0 {
+			e.fail("MAX_REQUEST_BYTES", errors.New("must be a number of bytes above 0"))
+		} else {
+			opts = append(opts, apexproxy.WithMaxRequestBytes(n))
+		}
+	}
+	gateway, behind := e.gateway()
+	// With everything on, New finds the mistakes in what is off, too. It starts nothing
+	// that would have to be ended: there is no reporter yet.
+	_, err := apexproxy.New(append(opts, apexproxy.WithGateway(gateway), apexproxy.WithPassthrough(pass))...)
+	e.explain(err)
 
+	opts = append(opts, behind...)
+	if e.on("PASSTHROUGH", true) {
+		s.open = len(pass.Hosts) == 0 && pass.Auth == nil
+		opts = append(opts, apexproxy.WithPassthrough(pass))
+	} else if len(behind) == 0 {
+		e.fail("PASSTHROUGH", errors.New("is off and there is no gateway: set GATEWAY_TOKEN, ACCOUNT_ID and GATEWAY_ID, or turn it on"))
+	}
 	if base, token := getenv("AEPIPE_BASE_URL"), getenv("AEPIPE_TOKEN"); base != "" && token != "" {
-		if _, err := aepipe.New(aepipe.Config{BaseURL: base, Token: "t"}); err != nil {
-			e.fail("AEPIPE_BASE_URL", err)
-		}
-		if _, err := aepipe.New(aepipe.Config{BaseURL: "https://aepipe.example", Token: token}); err != nil {
-			e.fail("AEPIPE_TOKEN", err)
-		}
-		reporter, _ := aepipe.New(aepipe.Config{BaseURL: base, Token: token})
+		reporter, err := aepipe.New(aepipe.Config{BaseURL: base, Token: token})
+		e.explain(err)
 		opts = append(opts, apexproxy.WithReporter(reporter, apexproxy.CaptureContent(512<<10), apexproxy.BatchSize(250), apexproxy.ReportTimeout(30*time.Second)))
 	}
 
 	if len(e.errs) > 0 {
 		return nil, fmt.Errorf("configuration:\n%w\n\nvariables:\n%s", errors.Join(e.errs...), strings.TrimSpace(variables))
 	}
-	var err error
 	s.proxy, err = apexproxy.New(opts...)
 	return s, err
 }
 
-func (e *env) gateway() []apexproxy.Option {
+// gateway returns what the variables say of the gateway, and the options that turn it on: none when
+// none of the variables that it cannot do without is set.
+func (e *env) gateway() (apexproxy.Gateway, []apexproxy.Option) {
 	g := apexproxy.Gateway{
 		AccountID: e.getenv("ACCOUNT_ID"), GatewayID: e.getenv("GATEWAY_ID"),
 		Token: e.getenv("GATEWAY_TOKEN"), BaseURL: e.getenv("GATEWAY_BASE_URL"),
@@ -112,31 +112,12 @@ func (e *env) gateway() []apexproxy.Option {
 		PreferCompat: e.on("PREFER_COMPAT", false),
 		BYOKOnly:     e.on("BYOK_ONLY", false),
 	}
-	// One field at a time beside good ones, so that a mistake has a name.
-	valid := apexproxy.Gateway{AccountID: "a", GatewayID: "g", Token: "t"}
-	for _, field := range []struct {
-		name, value string
-		set         func(*apexproxy.Gateway)
-	}{
-		{"ACCOUNT_ID", g.AccountID, func(v *apexproxy.Gateway) { v.AccountID = g.AccountID }},
-		{"GATEWAY_ID", g.GatewayID, func(v *apexproxy.Gateway) { v.GatewayID = g.GatewayID }},
-		{"GATEWAY_TOKEN", g.Token, func(v *apexproxy.Gateway) { v.Token = g.Token }},
-		{"GATEWAY_BASE_URL", g.BaseURL, func(v *apexproxy.Gateway) { v.BaseURL = g.BaseURL }},
-		{"AZURE_RESOURCE", g.Azure.Resource, func(v *apexproxy.Gateway) { v.Azure.Resource = g.Azure.Resource }},
-		{"AZURE_API_VERSION", g.Azure.APIVersion, func(v *apexproxy.Gateway) { v.Azure.APIVersion = g.Azure.APIVersion }},
-	} {
-		if field.value != "" {
-			probe := valid
-			field.set(&probe)
-			e.try(field.name, apexproxy.WithGateway(probe))
-		}
-	}
 	tokens := e.list("CLIENT_TOKENS")
 	if g.AccountID+g.GatewayID+g.Token+g.BaseURL == "" {
 		if len(tokens) > 0 {
 			e.fail("CLIENT_TOKENS", errors.New("is set, but there is no gateway: set GATEWAY_TOKEN, ACCOUNT_ID and GATEWAY_ID"))
 		}
-		return nil
+		return g, nil
 	}
 	missing := func(name, value string) {
 		if value == "" {
@@ -152,7 +133,38 @@ func (e *env) gateway() []apexproxy.Option {
 	if len(tokens) > 0 {
 		opts = append(opts, apexproxy.WithAuth(apexproxy.Tokens(tokens...)))
 	}
-	return opts
+	return g, opts
+}
+
+// words turns what an error of New says of a field into what it says of a variable. Every mistake
+// has a line of its own.
+var words = strings.NewReplacer(
+	"\ngateway: AccountID ", "\nACCOUNT_ID: ",
+	"\ngateway: GatewayID ", "\nGATEWAY_ID: ",
+	"\ngateway: Token ", "\nGATEWAY_TOKEN: ",
+	"\ngateway: BaseURL ", "\nGATEWAY_BASE_URL: ",
+	"\ngateway: Azure.Resource ", "\nAZURE_RESOURCE: ",
+	"\ngateway: Azure.APIVersion ", "\nAZURE_API_VERSION: ",
+	"\npassthrough: Hosts ", "\nPASSTHROUGH_HOSTS: ",
+	"\nmapping ", "\nMODEL_MAPPING: ",
+	"\n\"", "\nCORS_ORIGINS: \"", // an origin in quotes
+	"\naepipe: Config.BaseURL ", "\nAEPIPE_BASE_URL: ",
+	"\naepipe: Config.Token ", "\nAEPIPE_TOKEN: ",
+)
+
+// explain adds the mistakes in an error of New, in the words of the environment.
+func (e *env) explain(err error) {
+	if err == nil {
+		return
+	}
+	text := words.Replace("\n" + strings.TrimPrefix(err.Error(), "apexproxy: "))
+	for mistake := range strings.SplitSeq(text[1:], "\n") {
+		name, _, _ := strings.Cut(mistake, ":")
+		if e.getenv(name) == "" && strings.Contains(variables, "\n"+name+" ") {
+			continue // not set: gateway has said so where it is needed
+		}
+		e.errs = append(e.errs, errors.New(mistake))
+	}
 }
 
 // env reads variables and collects what is wrong with them.
@@ -163,14 +175,6 @@ type env struct {
 
 func (e *env) fail(name string, err error) {
 	e.errs = append(e.errs, fmt.Errorf("%s: %w", name, err))
-}
-
-// try checks one option by itself.
-func (e *env) try(name string, o apexproxy.Option) apexproxy.Option {
-	if _, err := apexproxy.New(apexproxy.WithPassthrough(apexproxy.Passthrough{}), o); err != nil {
-		e.fail(name, err)
-	}
-	return o
 }
 
 func (e *env) or(name, def string) string {

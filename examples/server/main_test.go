@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/loadchange/apexproxy/aepipe/aepipetest"
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
@@ -254,7 +255,7 @@ func TestAepipe(t *testing.T) {
 	t.Parallel()
 	gateway := apexproxytest.NewGateway(apexproxytest.GatewayConfig{})
 	defer gateway.Close()
-	store := apexproxytest.NewAepipe("aepipe-token")
+	store := aepipetest.NewServer("aepipe-token")
 	defer store.Close()
 	p := start(t, vars{"AEPIPE_BASE_URL": store.URL, "AEPIPE_TOKEN": store.Token}.behind(gateway))
 	if _, err := io.ReadAll(p.post(t, "/v1/chat/completions", chatBody, "Authorization: Bearer test-token").Body); err != nil {
@@ -282,9 +283,9 @@ func TestAepipeHangs(t *testing.T) {
 	t.Parallel()
 	gateway := apexproxytest.NewGateway(apexproxytest.GatewayConfig{})
 	defer gateway.Close()
-	store := apexproxytest.NewAepipe("aepipe-token")
+	store := aepipetest.NewServer("aepipe-token")
 	defer store.Close()
-	defer store.Hang()()
+	store.Script(apexproxytest.Hang())
 	p := start(t, vars{"AEPIPE_BASE_URL": store.URL, "AEPIPE_TOKEN": store.Token}.behind(gateway))
 	if _, err := io.ReadAll(p.post(t, "/v1/chat/completions", chatBody, "Authorization: Bearer test-token").Body); err != nil {
 		t.Fatal(err)
