@@ -12,12 +12,13 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/loadchange/apexproxy/internal/convert"
+	"github.com/loadchange/apexproxy/internal/protocol"
 )
 
 // asked returns the conversion of a small request, whose answer is still to come.
 func asked(t testing.TB) *convert.Conversion {
 	t.Helper()
-	c, err := convert.MessagesToChat([]byte(`{"max_tokens":9,"messages":[{"role":"user","content":"q"}]}`), convert.Params{Provider: "openai", Model: "m"})
+	c, err := convert.Convert([]byte(`{"max_tokens":9,"messages":[{"role":"user","content":"q"}]}`), protocol.Messages, protocol.Chat, convert.Params{Provider: "openai", Model: "m"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func ends(t testing.TB, finish, members string) map[string]string {
 	if members != "" {
 		members = "," + members
 	}
-	message, failed := asked(t).Message([]byte(`{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"` + finish + `"}]` + members + `}`))
+	message, failed := asked(t).Document([]byte(`{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"` + finish + `"}]` + members + `}`))
 	if failed != nil {
 		t.Fatal(failed)
 	}
@@ -159,7 +160,7 @@ func TestEvents_emptyReads(t *testing.T) {
 		if !errors.Is(err, io.ErrNoProgress) {
 			t.Fatalf("%v, which is not io.ErrNoProgress", err)
 		}
-		if got := []any{err.Status, err.Type, err.Message}; !cmp.Equal(got, []any{502, "api_error", "upstream stream ended before completion"}) {
+		if got := []any{err.Status, err.Class, err.Message}; !cmp.Equal(got, []any{502, protocol.Internal, "upstream stream ended before completion"}) {
 			t.Errorf("%v", got)
 		}
 	})
