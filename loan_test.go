@@ -1,0 +1,166 @@
+package apexproxy_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/loadchange/apexproxy"
+	"github.com/loadchange/apexproxy/apexproxytest"
+)
+
+// tightListener gives its first connection a buffer that holds only a part of a large request.
+type tightListener struct {
+	net.Listener
+	accepted atomic.Int64
+}
+
+func (l *tightListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if tcp, ok := c.(*net.TCPConn); ok && l.accepted.Add(1) == 1 {
+		_ = tcp.SetReadBuffer(64 << 10)
+	}
+	return c, err
+}
+
+// letters is a request of about size bytes of one letter.
+func letters(letter string, size int, model string) string {
+	return `{"model":"` + model + `","pad":"` + strings.Repeat(letter, size) + `"}`
+}
+
+// An upstream may answer before it has read the request, and go on reading while the answer lasts.
+// The request's memory is lent to the transport until then: what leaves late must be what the client
+// sent, although the proxy is long busy with other requests, which take their memory from one pool.
+func TestEarlyAnswerToALargeRequest(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{200_000, 1_000_000, 5_000_000} {
+		for name, http2 := range map[string]bool{"HTTP/1": false, "HTTP/2": true} {
+			t.Run(fmt.Sprint(size, " over ", name), func(t *testing.T) {
+				t.Parallel()
+				others := make(chan struct{}) // closed when the others are through
+				got := make(chan string, 1)
+				upstream := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "text/event-stream")
+					if r.Header.Get("X-Early") == "" {
+						_, _ = io.Copy(io.Discard, r.Body)
+						_, _ = io.WriteString(w, "data: [DONE]\n\n")
+						return
+					}
+					rc := http.NewResponseController(w)
+					_ = rc.EnableFullDuplex()
+					_, _ = io.WriteString(w, "data: 1\n\n")
+					_ = rc.Flush()
+					select {
+					case <-others:
+					case <-r.Context().Done():
+					}
+					b, err := io.ReadAll(r.Body)
+					if err != nil {
+						t.Errorf("after %d bytes of the request: %v", len(b), err)
+					}
+					got <- string(b)
+				}))
+				upstream.Listener = &tightListener{Listener: upstream.Listener}
+				upstream.EnableHTTP2 = http2
+				upstream.Config.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}
+				upstream.StartTLS()
+				t.Cleanup(upstream.Close)
+
+				transport := apexproxy.NewTransport()
+				transport.TLSClientConfig = &tls.Config{RootCAs: upstream.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+				if !http2 {
+					transport.Protocols = new(http.Protocols)
+					transport.Protocols.SetHTTP1(true)
+				}
+				transport.DialContext = tight(transport.DialContext)
+				t.Cleanup(transport.CloseIdleConnections)
+				proxy := newProxy(t, apexproxy.WithTransport(transport),
+					apexproxy.WithGateway(apexproxy.Gateway{BaseURL: upstream.URL, Token: gatewayToken}))
+
+				send := func(letter string, header ...string) *http.Response {
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, proxy+"/v1/chat/completions", strings.NewReader(letters(letter, size, "m#mistral")))
+					if err != nil {
+						t.Fatal(err)
+					}
+					req.Header = headers(append([]string{"Authorization", bearerHeader, "Content-Type", "application/json"}, header...)...)
+					res, err := client.Do(req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { _ = res.Body.Close() })
+					return res
+				}
+				early := send("A", "X-Early", "1")
+				if _, err := io.ReadFull(early.Body, make([]byte, len("data: 1\n\n"))); err != nil {
+					t.Fatal(err)
+				}
+				for _, letter := range []string{"B", "C", "D", "E", "F", "G", "H", "I"} {
+					if b, err := io.ReadAll(send(letter).Body); err != nil || string(b) != "data: [DONE]\n\n" {
+						t.Fatalf("%s: %q, %v", letter, b, err)
+					}
+				}
+				close(others)
+				if b, want := <-got, letters("A", size, "m"); b != want {
+					t.Errorf("the upstream got %s (%d bytes), want %d bytes of A", clip([]byte(strings.ReplaceAll(b, "A", ""))), len(b), len(want))
+				}
+				if _, err := io.ReadAll(early.Body); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// What a request held is given back when its answer begins, not when it ends: a stream lasts for
+// minutes, and others have to find room meanwhile.
+func TestRequestMemoryDuringAStream(t *testing.T) {
+	t.Parallel()
+	const size = 2 << 20
+	for _, proto := range protocols[:2] { // either version to the upstream
+		t.Run(proto.name, func(t *testing.T) {
+			t.Parallel()
+			gate := apexproxytest.Steps("data: 1\n\n", "data: [DONE]\n\n")
+			rig := newRig(t, rigConfig{upstreamHTTP2: proto.upstreamHTTP2, options: []apexproxy.Option{
+				apexproxy.WithMaxRequestBytes(size), apexproxy.WithMaxBufferedBytes(size + size/2),
+			}}, gate, echo)
+			first := rig.request(t, gatewayMode, "/v1/chat/completions", padded(size))
+			res := rig.open(t, first)
+			if err := gate.Next(first.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(res.Body, make([]byte, len("data: 1\n\n"))); err != nil {
+				t.Fatal(err)
+			}
+			if res, got := rig.do(t, rig.request(t, gatewayMode, "/v1/chat/completions", padded(size))); res.StatusCode != http.StatusOK {
+				t.Errorf("while a stream runs: %d %s", res.StatusCode, clip(got))
+			}
+			for range 2 {
+				if err := gate.Next(first.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := io.ReadAll(res.Body); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// tight returns a dialer whose first connection holds only a part of a large request.
+func tight(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	var dialled atomic.Int64
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if tcp, ok := c.(*net.TCPConn); ok && dialled.Add(1) == 1 {
+			_ = tcp.SetWriteBuffer(64 << 10)
+		}
+		return c, err
+	}
+}
