@@ -28,9 +28,7 @@ func (p *Proxy) forward(x *exchange) *reply {
 	}
 	defer res.Body.Close()
 	x.deadline.extend(x)
-	if x.loan.lent && x.loan.back() {
-		x.release() // a stream lasts for minutes
-	}
+	x.releaseEarly()
 	if rp := p.answer(x, res); rp != nil {
 		return rp
 	}
@@ -80,6 +78,7 @@ func copyBody(x *exchange, res *http.Response) error {
 	for {
 		n, err := res.Body.Read(buf.next())
 		if n > 0 {
+			x.releaseEarly()
 			left -= int64(n)
 			if werr := writeAll(x.w, buf.b[:n]); werr != nil {
 				x.writeErr = werr

@@ -91,8 +91,15 @@ func (x *exchange) setProfile(own *ChatProfile, provider string) {
 	if !x.converts() && !x.observed {
 		return // nobody asks
 	}
-	if x.profile = own; own == nil {
-		p := ChatProfile(convert.ProfileFor(provider, x.model))
-		x.profile = &p
+	var p convert.ChatProfile
+	if own != nil {
+		p = convert.ChatProfile(*own)
+	} else {
+		p = convert.ProfileFor(provider, x.model)
+	}
+	x.reasoningExtra = p.ReasoningExtra
+	if x.converts() {
+		kept := p // p itself stays on the stack
+		x.profile = &kept
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/loadchange/apexproxy/internal/body"
+	"github.com/loadchange/apexproxy/internal/convert"
 	"github.com/loadchange/apexproxy/internal/header"
 	"github.com/loadchange/apexproxy/internal/protocol"
 )
@@ -95,14 +96,16 @@ type plan struct {
 	observed  bool // some reporter wants the record
 
 	target      target
-	provider    string // from name#provider; in passthrough the upstream's host
-	clientModel string // as the client wrote it
-	model       string // as it goes upstream
-	rewrite     bool   // the body's model has to be replaced by it
-	stream      bool   // the client asked for an event stream
-	profile     *ChatProfile
-	askUsage    bool // the upstream is to be asked for usage in a chat stream
-	hideUsage   bool // the client did not ask: it must not see the usage's chunk
+	provider    string               // from name#provider; in passthrough the upstream's host
+	clientModel string               // as the client wrote it
+	model       string               // as it goes upstream
+	rewrite     bool                 // the body's model has to be replaced by it
+	stream      bool                 // the client asked for an event stream
+	profile     *convert.ChatProfile // how a converted request wants to be asked
+	askUsage    bool                 // the upstream is to be asked for usage in a chat stream
+	hideUsage   bool                 // the client did not ask: it must not see the usage's chunk
+
+	reasoningExtra bool // the upstream counts reasoning outside of completion_tokens
 }
 
 // converts reports whether client and upstream speak different protocols.

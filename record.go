@@ -291,9 +291,7 @@ func newTap(x *exchange, res *http.Response) *tap {
 		return t
 	}
 	t.usage = usage.NewReader(x.spoken(), x.streamed)
-	if x.profile != nil {
-		t.usage.ReasoningExtra = x.profile.ReasoningExtra
-	}
+	t.usage.ReasoningExtra = x.reasoningExtra
 	return t
 }
 
@@ -345,6 +343,7 @@ func (t *tap) summary() usage.Summary {
 	if t.gzip {
 		t.unzip()
 	}
+	defer t.usage.Close()
 	return t.usage.Summary()
 }
 

@@ -147,7 +147,7 @@ func (p *Proxy) estimate(x *exchange) *reply {
 // convert makes a request in the upstream's protocol of one in the client's.
 func (p *Proxy) convert(x *exchange) *reply {
 	c, failed := convert.Convert(x.text, x.client, x.upstream, convert.Params{
-		Model: x.model, ClientModel: x.clientModel, Profile: (*convert.ChatProfile)(x.profile), Strict: p.strict, EstimateInput: true,
+		Model: x.model, ClientModel: x.clientModel, Profile: x.profile, Strict: p.strict, EstimateInput: true,
 	})
 	if failed != nil {
 		return refuse(failed.Status, "invalid_request", "%s", failed.Message)
@@ -181,6 +181,14 @@ func askForUsage(b []byte, members int) ([]byte, bool) {
 		return b, false
 	}
 	return body.Splice(b, m.Start, m.End, options), true
+}
+
+// releaseEarly gives back what is held of the body while the answer lasts, which may be minutes. The
+// transport can be a moment late to say that it is done, so that it is asked again with every read.
+func (x *exchange) releaseEarly() {
+	if x.outbound != nil && x.loan.lent && x.loan.back() {
+		x.release()
+	}
 }
 
 // release gives back all that is held of the body. Whoever may still read the outbound one keeps it.

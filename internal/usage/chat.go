@@ -26,41 +26,20 @@ func (r *Reader) chatEvent(e sse.Event) {
 	if !failed && !says(e.Data, names) {
 		return
 	}
-	doc, ok := object(e.Data)
-	if !ok {
-		doc = nil
+	d, _ := read(e.Data)
+	if failed || isError(d.err) {
+		r.fail(&d)
 	}
-	if failed {
-		r.fail(doc)
-	}
-	r.chat(doc)
+	r.take(&d)
 }
 
 // chat takes a chunk, or a whole completion. Usage comes in the last chunk, in one with choices, or
 // grown a little in each; the last one named holds. Groq puts it into x_groq, and some models into
 // their choice.
-func (r *Reader) chat(doc rawjson.Value) {
-	var choice, usage, groq rawjson.Value
-	for name, v := range doc.Members() {
-		switch string(name) {
-		case "id":
-			setOnce(&r.sum.ID, v)
-		case "model":
-			setOnce(&r.sum.Model, v)
-		case "choices":
-			choice = firstChoice(v)
-		case "usage":
-			usage = v
-		case "x_groq":
-			groq = v.Get("usage")
-		case "error":
-			if isError(v) {
-				r.fail(doc)
-			}
-		}
-	}
-	set(&r.sum.FinishReason, choice.Get("finish_reason"))
-	for _, u := range [...]rawjson.Value{usage, choice.Get("usage"), groq} {
+func (r *Reader) chat(d *doc) {
+	finish, usage := firstChoice(d.choices)
+	set(&r.sum.FinishReason, finish)
+	for _, u := range [...]rawjson.Value{d.usage, usage, d.groq.Get("usage")} {
 		if n, ok := OfChat(u, r.ReasoningExtra); ok {
 			r.usage, r.said = n, true
 			return
@@ -68,14 +47,27 @@ func (r *Reader) chat(doc rawjson.Value) {
 	}
 }
 
-// firstChoice returns the element of index 0, which one without an index has.
-func firstChoice(choices rawjson.Value) rawjson.Value {
-	for c := range choices.Elements() {
-		if index := c.Get("index"); index.IsNull() || index.Count() == 0 {
-			return c
+// firstChoice reads the element of index 0, which one without an index has.
+func firstChoice(choices rawjson.Value) (finish, usage rawjson.Value) {
+	r := rawjson.Reader{Doc: choices}
+	for range r.Elements() {
+		var index rawjson.Value
+		finish, usage = nil, nil
+		for name := range r.Members() {
+			switch string(name) {
+			case "index":
+				index = r.Value()
+			case "finish_reason":
+				finish = r.Value()
+			case "usage":
+				usage = r.Value()
+			}
+		}
+		if index.IsNull() || index.Count() == 0 {
+			return finish, usage
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // OfChat reads a usage object that counts in prompt_tokens and completion_tokens, and reports

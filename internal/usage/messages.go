@@ -19,34 +19,19 @@ func (r *Reader) messagesEvent(e sse.Event) {
 		!failed && !bytes.Contains(e.Data, messagePrefix) && !bytes.Contains(e.Data, errorWord) {
 		return
 	}
-	doc, typ, ok := r.typed(e)
+	d, ok := r.typed(e)
 	if !ok {
 		return
 	}
-	switch typ {
+	switch string(d.typ.Decode()) {
 	case "message_start":
-		r.message(doc.Get("message"))
+		start := within(d.message)
+		r.take(&start)
 	case "message_delta":
-		set(&r.sum.FinishReason, doc.Get("delta", "stop_reason"))
-		r.messagesUsage(doc.Get("usage"))
+		set(&r.sum.FinishReason, d.delta.Get("stop_reason"))
+		r.messagesUsage(d.usage)
 	case "message_stop":
 		r.sum.Done = true
-	}
-}
-
-// message takes a message object, whole or as message_start has it.
-func (r *Reader) message(doc rawjson.Value) {
-	for name, v := range doc.Members() {
-		switch string(name) {
-		case "id":
-			setOnce(&r.sum.ID, v)
-		case "model":
-			setOnce(&r.sum.Model, v)
-		case "stop_reason":
-			set(&r.sum.FinishReason, v)
-		case "usage":
-			r.messagesUsage(v)
-		}
 	}
 }
 

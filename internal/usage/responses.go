@@ -3,7 +3,6 @@ package usage
 import (
 	"bytes"
 
-	"github.com/loadchange/apexproxy/internal/rawjson"
 	"github.com/loadchange/apexproxy/internal/sse"
 )
 
@@ -19,44 +18,31 @@ func (r *Reader) responsesEvent(e sse.Event) {
 		!failed && !bytes.Contains(e.Data, responseName) && !bytes.Contains(e.Data, errorWord) {
 		return
 	}
-	doc, typ, ok := r.typed(e)
+	d, ok := r.typed(e)
 	if !ok {
 		return
 	}
-	r.response(doc.Get("response"))
-	switch typ {
+	response := within(d.response)
+	r.take(&response)
+	switch string(d.typ.Decode()) {
 	case "response.completed", "response.incomplete", "response.failed":
 		r.sum.Done = true
 	}
 }
 
 // response takes a response object, finished or not.
-func (r *Reader) response(doc rawjson.Value) {
-	var status, usage, details rawjson.Value
-	for name, v := range doc.Members() {
-		switch string(name) {
-		case "id":
-			setOnce(&r.sum.ID, v)
-		case "model":
-			setOnce(&r.sum.Model, v)
-		case "status":
-			status = v
-		case "incomplete_details":
-			details = v
-		case "usage":
-			usage = v
-		}
-	}
-	switch string(status.Decode()) {
+func (r *Reader) response(d *doc) {
+	switch string(d.status.Decode()) {
 	case "incomplete":
-		set(&r.sum.FinishReason, status)
-		set(&r.sum.FinishReason, details.Get("reason"))
+		set(&r.sum.FinishReason, d.status)
+		set(&r.sum.FinishReason, d.incomplete.Get("reason"))
 	case "failed":
-		r.fail(doc)
+		r.fail(d)
 		fallthrough
 	case "completed", "cancelled":
-		set(&r.sum.FinishReason, status)
+		set(&r.sum.FinishReason, d.status)
 	}
+	usage := d.usage
 	in, hasIn := count(usage.Get("input_tokens"))
 	out, hasOut := count(usage.Get("output_tokens"))
 	if hasIn || hasOut {

@@ -8,6 +8,7 @@ package usage
 import (
 	"bytes"
 	"strconv"
+	"sync"
 
 	"github.com/loadchange/apexproxy/internal/protocol"
 	"github.com/loadchange/apexproxy/internal/rawjson"
@@ -84,8 +85,22 @@ func (r *Reader) Feed(b []byte) {
 	case len(r.body)+len(b) > maxHeld:
 		r.over, r.body = true, nil
 	default:
+		if r.body == nil {
+			r.body = (*bodies.Get().(*[]byte))[:0]
+		}
 		r.body = append(r.body, b...)
 	}
+}
+
+// bodies holds memory for JSON bodies; one that had to grow far beyond it is left to the collector.
+var bodies = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
+
+// Close gives back what r holds. Nothing may be asked of it afterwards.
+func (r *Reader) Close() {
+	if b := r.body; b != nil && cap(b) <= 64<<10 {
+		bodies.Put(&b)
+	}
+	r.over, r.body = true, nil
 }
 
 // Summary returns what was said until now, as if the answer ended here: an event without its blank
@@ -94,18 +109,12 @@ func (r *Reader) Summary() Summary {
 	c := *r
 	if c.stream {
 		c.events.Close(c.event)
-	} else if doc, ok := object(c.body); ok {
+	} else if doc, ok := read(c.body); ok {
 		c.sum.Done = true
-		switch c.protocol {
-		case protocol.Chat, protocol.Embeddings:
-			c.chat(doc)
-		case protocol.Responses:
-			c.failure(doc)
-			c.response(doc)
-		case protocol.Messages:
-			c.failure(doc)
-			c.message(doc)
+		if isError(doc.err) {
+			c.fail(&doc)
 		}
+		c.take(&doc)
 	}
 	if c.said {
 		u := c.usage
@@ -165,43 +174,102 @@ func startsNull(b []byte) bool {
 	return len(b) >= 4 && string(b[:4]) == "null"
 }
 
-// object returns b as a value, and whether it is wholly a JSON object.
-func object(b []byte) (rawjson.Value, bool) {
+// doc holds the members that any of the protocols has at the top of an answer, or of an event.
+type doc struct {
+	id, model, usage, err, typ, code rawjson.Value
+	choices, groq                    rawjson.Value // Chat
+	message, delta, stopReason       rawjson.Value // Messages
+	response, status, incomplete     rawjson.Value // Responses
+}
+
+// read reads b in one pass, and reports whether it is wholly a JSON object.
+func read(b []byte) (d doc, ok bool) {
 	b = rawjson.Trim(b)
-	return b, rawjson.ValidObject(b)
+	err := rawjson.Scan(b, func(name, value rawjson.Span) {
+		d.set(rawjson.Value(b[name.Start:name.End]).Decode(), b[value.Start:value.End])
+	})
+	if err != nil || !rawjson.Value(b).IsObject() {
+		return doc{}, false
+	}
+	return d, true
 }
 
-// typed parses an event that names its type in its data, and notes the error that it may be or hold.
-func (r *Reader) typed(e sse.Event) (doc rawjson.Value, typ string, ok bool) {
-	doc, ok = object(e.Data)
-	if !ok {
-		doc = nil
+// within reads an object inside of one that was read.
+func within(v rawjson.Value) (d doc) {
+	for name, v := range v.Members() {
+		d.set(name, v)
 	}
-	typ = string(doc.Get("type").Decode())
-	if string(e.Type) == "error" || typ == "error" {
-		r.fail(doc)
-	}
-	if ok {
-		r.failure(doc)
-	}
-	return doc, typ, ok
+	return d
 }
 
-// failure notes the doc's error, if it has one.
-func (r *Reader) failure(doc rawjson.Value) {
-	if isError(doc.Get("error")) {
-		r.fail(doc)
+func (d *doc) set(name []byte, v rawjson.Value) {
+	switch string(name) {
+	case "id":
+		d.id = v
+	case "model":
+		d.model = v
+	case "usage":
+		d.usage = v
+	case "error":
+		d.err = v
+	case "type":
+		d.typ = v
+	case "code":
+		d.code = v
+	case "choices":
+		d.choices = v
+	case "x_groq":
+		d.groq = v
+	case "message":
+		d.message = v
+	case "delta":
+		d.delta = v
+	case "stop_reason":
+		d.stopReason = v
+	case "response":
+		d.response = v
+	case "status":
+		d.status = v
+	case "incomplete_details":
+		d.incomplete = v
 	}
+}
+
+// take takes a whole answer, or what a chunk has of one.
+func (r *Reader) take(d *doc) {
+	if r.sum.ID == "" {
+		set(&r.sum.ID, d.id)
+	}
+	if r.sum.Model == "" {
+		set(&r.sum.Model, d.model)
+	}
+	switch r.protocol {
+	case protocol.Chat, protocol.Embeddings:
+		r.chat(d)
+	case protocol.Responses:
+		r.response(d)
+	case protocol.Messages:
+		set(&r.sum.FinishReason, d.stopReason)
+		r.messagesUsage(d.usage)
+	}
+}
+
+// typed reads an event that names its type in its data, and notes the error that it may be or hold.
+func (r *Reader) typed(e sse.Event) (d doc, ok bool) {
+	d, ok = read(e.Data)
+	if string(e.Type) == "error" || d.typ.Is("error") || isError(d.err) {
+		r.fail(&d)
+	}
+	return d, ok
 }
 
 // isError reports whether the value of a member "error" says that there is one.
 func isError(e rawjson.Value) bool { return e.IsObject() || len(e.Text()) > 0 }
 
-// fail notes that the answer failed. doc is the event or the object that says so.
-func (r *Reader) fail(doc rawjson.Value) {
+// fail notes that the answer failed. d is the event or the object that says so.
+func (r *Reader) fail(d *doc) {
 	r.sum.Failed = true
-	e := doc.Get("error")
-	for _, v := range [...]rawjson.Value{e.Get("type"), e.Get("code"), doc.Get("type"), doc.Get("code")} {
+	for _, v := range [...]rawjson.Value{d.err.Get("type"), d.err.Get("code"), d.typ, d.code} {
 		word := string(v)
 		if v.IsString() {
 			word = string(v.Decode())
@@ -237,13 +305,6 @@ func plain(s string) bool {
 func set(s *string, v rawjson.Value) {
 	if t := v.Decode(); len(t) > 0 && len(t) <= maxText {
 		*s = string(t)
-	}
-}
-
-// setOnce is set for what is named in every chunk.
-func setOnce(s *string, v rawjson.Value) {
-	if *s == "" {
-		set(s, v)
 	}
 }
 

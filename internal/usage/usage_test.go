@@ -64,7 +64,7 @@ func fixtures(t testing.TB) (all []fixture) {
 	return all
 }
 
-func read(d protocol.Protocol, stream bool, chunks ...[]byte) Summary {
+func readAnswer(d protocol.Protocol, stream bool, chunks ...[]byte) Summary {
 	return readExtra(d, stream, false, chunks...)
 }
 
@@ -103,7 +103,7 @@ func TestFixtures(t *testing.T) {
 			} else if got := readExtra(fx.dialect, false, fx.extra, fx.answer[:len(fx.answer)-3]); got != (Summary{}) {
 				t.Errorf("cut short: %+v, want nothing", got)
 			}
-			if got := read(protocol.None, fx.stream, fx.answer); got != (Summary{}) {
+			if got := readAnswer(protocol.None, fx.stream, fx.answer); got != (Summary{}) {
 				t.Errorf("dialect None: %+v, want nothing", got)
 			}
 		})
@@ -188,7 +188,7 @@ func TestReader(t *testing.T) {
 			if tt.stream {
 				in = "data: " + strings.ReplaceAll(in, "\n", "\n\ndata: ")
 			}
-			if diff := cmp.Diff(tt.want, read(tt.dialect, tt.stream, []byte(in))); diff != "" {
+			if diff := cmp.Diff(tt.want, readAnswer(tt.dialect, tt.stream, []byte(in))); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
@@ -229,7 +229,7 @@ func TestOfChat(t *testing.T) {
 func TestErrorEventWithoutJSON(t *testing.T) {
 	t.Parallel()
 	for _, d := range []protocol.Protocol{protocol.Chat, protocol.Responses, protocol.Messages} {
-		if diff := cmp.Diff(Summary{Failed: true}, read(d, true, []byte("event: error\ndata: Service Unavailable\n\n"))); diff != "" {
+		if diff := cmp.Diff(Summary{Failed: true}, readAnswer(d, true, []byte("event: error\ndata: Service Unavailable\n\n"))); diff != "" {
 			t.Errorf("dialect %d (-want +got):\n%s", d, diff)
 		}
 	}
@@ -240,7 +240,7 @@ func TestBounds(t *testing.T) {
 	tail := []byte(`"],"usage":{"prompt_tokens":1}}`)
 	fill := bytes.Repeat([]byte{'x'}, maxHeld-len(tail)-len(`{"a":["`))
 	at := &Usage{Input: 1}
-	if got := read(protocol.Chat, false, []byte(`{"a":["`), fill, tail); got.Usage == nil || *got.Usage != *at {
+	if got := readAnswer(protocol.Chat, false, []byte(`{"a":["`), fill, tail); got.Usage == nil || *got.Usage != *at {
 		t.Errorf("a body at the bound: %+v, want %+v", got.Usage, at)
 	}
 	r := NewReader(protocol.Chat, false)
@@ -251,14 +251,14 @@ func TestBounds(t *testing.T) {
 		t.Errorf("a body over the bound: %+v, holding %d bytes; want nothing", got, cap(r.body))
 	}
 	// A large event is passed over; what follows is read.
-	got := read(protocol.Chat, true, []byte(`data: {"a":["x`), fill, tail, []byte("\n\ndata: {\"usage\":{\"prompt_tokens\":2}}\n\n"))
+	got := readAnswer(protocol.Chat, true, []byte(`data: {"a":["x`), fill, tail, []byte("\n\ndata: {\"usage\":{\"prompt_tokens\":2}}\n\n"))
 	if diff := cmp.Diff(Summary{Usage: &Usage{Input: 2}}, got); diff != "" {
 		t.Errorf("after a large event (-want +got):\n%s", diff)
 	}
 	// Nesting as deep as fits: a recursive parser would need half a gigabyte of stack, and now dies of less.
 	debug.SetMaxStack(64 << 20)
 	deep := bytes.Repeat([]byte{'['}, maxHeld)
-	if got := read(protocol.Chat, false, deep); got != (Summary{}) {
+	if got := readAnswer(protocol.Chat, false, deep); got != (Summary{}) {
 		t.Errorf("brackets: %+v", got)
 	}
 }
@@ -295,7 +295,7 @@ func FuzzReader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte, dialect uint8, stream bool, seed uint64) {
 		d := protocol.Protocol(dialect % 5)
-		want := read(d, stream, in)
+		want := readAnswer(d, stream, in)
 		var chunks [][]byte
 		r := rand.New(rand.NewPCG(seed, 1))
 		for b := in; len(b) > 0; {
@@ -306,7 +306,7 @@ func FuzzReader(f *testing.F) {
 				seed++
 			}
 		}
-		got := read(d, stream, chunks...)
+		got := readAnswer(d, stream, chunks...)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatalf("depends on the cut (-whole +cut):\n%s", diff)
 		}
