@@ -88,17 +88,24 @@ func (p *Proxy) understand(x *exchange) *reply {
 			"Content-Encoding %s cannot be read here: send the body as gzip or unencoded", quoteShort(x.encoding)).
 			with("Accept-Encoding", "gzip, identity")
 	}
-	x.doc, err = body.Scan(text)
-	var syntax *rawjson.SyntaxError
-	switch {
-	case errors.As(err, &syntax):
-		return refuse(400, "invalid_json", "the request body is not valid JSON at byte %d", syntax.Offset)
-	case err != nil:
-		return refuse(400, "invalid_json", "the request body is nested too deeply")
+	if x.doc, err = body.Scan(text); err != nil {
+		return invalidJSON(err)
 	}
 	x.text = text
 	x.stream = x.doc.Stream.True(text)
 	return nil
+}
+
+// invalidJSON says what a scan has found, nil if nothing.
+func invalidJSON(err error) *reply {
+	var syntax *rawjson.SyntaxError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &syntax):
+		return refuse(400, "invalid_json", "the request body is not valid JSON at byte %d", syntax.Offset)
+	}
+	return refuse(400, "invalid_json", "the request body is nested too deeply")
 }
 
 // prepare makes the outbound body: as it came, with another model, or converted. What needs no
@@ -146,6 +153,12 @@ func (p *Proxy) estimate(x *exchange) *reply {
 
 // convert makes a request in the upstream's protocol of one in the client's.
 func (p *Proxy) convert(x *exchange) *reply {
+	if !x.doc.Whole {
+		// A text may go into another one, where what is wrong with it would break more than itself.
+		if rp := invalidJSON(rawjson.Scan(x.text, nil)); rp != nil {
+			return rp
+		}
+	}
 	c, failed := convert.Convert(x.text, x.client, x.upstream, convert.Params{
 		Model: x.model, ClientModel: x.clientModel, Profile: x.profile, Strict: p.strict, EstimateInput: true,
 	})

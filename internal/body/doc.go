@@ -18,6 +18,7 @@ type Member struct {
 // Doc is what [Scan] found.
 type Doc struct {
 	Object                       bool // the document is an object
+	Whole                        bool // all of it was checked, the inside of strings too
 	Model, Stream, StreamOptions Member
 }
 
@@ -34,18 +35,34 @@ func (m Member) True(doc []byte) bool {
 	return m.Count > 0 && string(doc[m.Start:m.End]) == "true"
 }
 
-// Scan checks that b is exactly one JSON text, as [rawjson.Scan] does with the same errors, and
-// finds the members that the proxy reads. Names are compared decoded, so "mod\u0065l" counts. It
-// keeps nothing of b.
+// maxWhole is the size up to which a body is checked whole. What a prompt of more holds inside of
+// its strings is for the provider to judge: looking at every byte of it would be a good part of what
+// an exchange costs.
+const maxWhole = 64 << 10
+
+// Scan checks that b is exactly one JSON text and finds the members that the proxy reads. Names are
+// compared decoded, so "mod\u0065l" counts. Up to 64 KiB all of b is checked, as [rawjson.Scan] does
+// with the same errors; beyond, the structure and the members that are found, see
+// [rawjson.ScanStructure], and Doc.Whole is false. It keeps nothing of b.
 func Scan(b []byte) (Doc, error) {
-	var doc Doc
-	err := rawjson.Scan(b, func(name, value rawjson.Span) {
+	doc := Doc{Whole: len(b) <= maxWhole}
+	note := func(name, value rawjson.Span) {
 		doc.Object = true
-		m := doc.member(b[name.Start:name.End])
-		if m != nil {
+		if m := doc.member(b[name.Start:name.End]); m != nil {
 			*m = Member{m.Count + 1, value.Start, value.End}
 		}
-	})
+	}
+	var err error
+	if doc.Whole {
+		err = rawjson.Scan(b, note)
+	} else {
+		err = rawjson.ScanStructure(b, note)
+		for _, m := range [...]Member{doc.Model, doc.Stream, doc.StreamOptions} {
+			if err == nil && m.Count > 0 && !rawjson.Valid(b[m.Start:m.End]) {
+				err = &rawjson.SyntaxError{Offset: m.Start}
+			}
+		}
+	}
 	if err != nil {
 		return Doc{}, err
 	}

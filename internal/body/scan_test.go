@@ -165,6 +165,9 @@ func TestScanMembers(t *testing.T) {
 			continue
 		}
 		show := func(m Member) found { return found{m.Count, test.in[m.Start:m.End]} }
+		if !doc.Whole {
+			t.Errorf("Scan(%q) did not check all", test.in)
+		}
 		got := want{doc.Object, show(doc.Model), show(doc.Stream), show(doc.StreamOptions)}
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("Scan(%q) (-want +got):\n%s", test.in, diff)
@@ -294,5 +297,34 @@ func TestScanAllocations(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("Scan allocates %v times, want 0", n)
+	}
+}
+
+// Of a large body the structure is checked, names and the members that are found whole; what stands
+// inside of other strings is not.
+func TestScanLarge(t *testing.T) {
+	t.Parallel()
+	pad := strings.Repeat(`some \"words\" and a line\n`, 4000)
+	for in, offset := range map[string]int{
+		`{"model":"m","x":["` + pad + `\q` + "\x01\n" + `"]}`: -1,
+		`{"model":"m","x":"` + pad + `"}`:                     -1,
+		`{"model":"m\q","x":"` + pad + `"}`:                   9,
+		"{\"model\":\"m\n\",\"x\":\"" + pad + "\"}":           9,
+		`{"model":"a","x":"` + pad + `","model":"\u12"}`:      len(pad) + 28,
+		`{"stream_options":{"a":"\q"},"x":"` + pad + `"}`:     18,
+		`{"mod\qel":"m","x":"` + pad + `"}`:                   6,
+		`{"x":"` + pad + `","y":[1,]}`:                        len(pad) + 15,
+		`{"x":"` + pad + `","y":tru}`:                         len(pad) + 12,
+		`{"x":"` + pad + `\"}`:                                len(pad) + 9,
+		`{"x":"` + pad:                                        len(pad) + 6,
+	} {
+		doc, err := Scan([]byte(in))
+		var syntax *rawjson.SyntaxError
+		switch {
+		case offset < 0 && (err != nil || doc.Whole || doc.Model.Count != 1):
+			t.Errorf("%.30s… %v, %+v", in, err, doc)
+		case offset >= 0 && (!errors.As(err, &syntax) || syntax.Offset != offset):
+			t.Errorf("%.30s… %v, want byte %d", in, err, offset)
+		}
 	}
 }

@@ -39,6 +39,12 @@ type Parser struct {
 // Held returns the number of bytes that the parser has allocated for an unfinished event.
 func (p *Parser) Held() int { return cap(p.data.buf) + cap(p.typ.buf) }
 
+// Idle reports whether the parser is between two events: nothing of the next one was read, and no
+// byte order mark is to be expected.
+func (p *Parser) Idle() bool {
+	return p.later && !p.has && !p.over && !p.cr && p.at == inName && p.nameLen == 0 && p.typ.len() == 0
+}
+
 // position says which part of a line the next byte belongs to.
 type position uint8
 

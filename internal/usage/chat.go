@@ -24,6 +24,7 @@ func (r *Reader) chatEvent(e sse.Event) {
 		names = firstNames
 	}
 	if !failed && !says(e.Data, names) {
+		r.dull = true
 		return
 	}
 	d, _ := read(e.Data)

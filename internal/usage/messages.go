@@ -17,6 +17,7 @@ func (r *Reader) messagesEvent(e sse.Event) {
 	failed := string(e.Type) == "error"
 	if bytes.HasPrefix(e.Type, blockPrefix) ||
 		!failed && !bytes.Contains(e.Data, messagePrefix) && !bytes.Contains(e.Data, errorWord) {
+		r.dull = true
 		return
 	}
 	d, ok := r.typed(e)

@@ -16,6 +16,7 @@ func (r *Reader) responsesEvent(e sse.Event) {
 	failed := string(e.Type) == "error"
 	if bytes.HasSuffix(e.Type, deltaSuffix) ||
 		!failed && !bytes.Contains(e.Data, responseName) && !bytes.Contains(e.Data, errorWord) {
+		r.dull = true
 		return
 	}
 	d, ok := r.typed(e)

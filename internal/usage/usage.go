@@ -64,6 +64,8 @@ type Reader struct {
 	sum      Summary // without Usage
 	usage    Usage
 	uncached int64 // Messages: input tokens that the cache had no part in
+	dull     bool  // the event at hand said nothing
+	alike    alike
 }
 
 // NewReader returns a Reader for an answer in protocol p. stream says that the answer is an event
@@ -80,7 +82,7 @@ func (r *Reader) Feed(b []byte) {
 	switch {
 	case r.protocol == protocol.None:
 	case r.stream:
-		r.events.Feed(b, r.event)
+		r.feedEvents(b)
 	case r.over:
 	case len(r.body)+len(b) > maxHeld:
 		r.over, r.body = true, nil

@@ -356,3 +356,70 @@ func BenchmarkAnswer(b *testing.B) {
 		})
 	}
 }
+
+// Events like the one before are not looked at; whatever is between them must be.
+func TestAlike(t *testing.T) {
+	t.Parallel()
+	chunk := func(s string) string {
+		return `data: {"id":"c","model":"m","choices":[{"index":0,"delta":{"content":` + s + `},"finish_reason":null}],"usage":null}` + "\n\n"
+	}
+	some := strings.Repeat(chunk(`"one"`)+chunk(`"two"`), 5)
+	delta := func(s string) string {
+		return "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":" + s + "}}\n\n"
+	}
+	for name, tt := range map[string]struct {
+		in   string
+		p    protocol.Protocol
+		want Summary
+	}{
+		"nothing":              {some, protocol.Chat, Summary{ID: "c", Model: "m"}},
+		"escapes":              {some + chunk(`"a\"b\\"`) + chunk(`"\\"`) + some, protocol.Chat, Summary{ID: "c", Model: "m"}},
+		"a broken escape":      {some + strings.Replace(chunk(`"x"`), `"x"`, `"x\"`, 1) + some, protocol.Chat, Summary{ID: "c", Model: "m"}},
+		"words of ours inside": {some + chunk(`"usage"`) + chunk(`"finish_reason: stop"`) + some, protocol.Chat, Summary{ID: "c", Model: "m"}},
+		"the end in a like one": {some + strings.Replace(chunk(`"x"`), "null}]", `"stop"}]`, 1) + some, protocol.Chat,
+			Summary{ID: "c", Model: "m", FinishReason: "stop"}},
+		"usage in a like one": {some + strings.Replace(chunk(`"x"`), `"usage":null`, `"usage":{"prompt_tokens":3}`, 1) + some, protocol.Chat,
+			Summary{ID: "c", Model: "m", Usage: &Usage{Input: 3}}},
+		"more members behind": {some + strings.Replace(chunk(`"x"`), `"x"`, `"x","error":{"code":"late"},"y":"z"`, 1) + some, protocol.Chat, Summary{ID: "c", Model: "m"}},
+		"an error":            {some + `data: {"error":{"code":"late"}}` + "\n\n" + some, protocol.Chat, Summary{ID: "c", Model: "m", Failed: true, ErrorType: "late"}},
+		"two events in one":   {some + strings.Replace(chunk(`"x"`), "\n\n", "\ndata: [DONE]\n\n", 1) + some, protocol.Chat, Summary{ID: "c", Model: "m"}},
+		"done":                {some + "data: [DONE]\n\n" + strings.Replace(chunk(`"x"`), "null}]", `"stop"}]`, 1), protocol.Chat, Summary{ID: "c", Model: "m", Done: true}},
+		"messages": {strings.Repeat(delta(`"a"`)+delta(`"b"`), 5) + "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":7}}\n\n" +
+			delta(`"c"`) + "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n", protocol.Messages, Summary{FinishReason: "end_turn", Usage: &Usage{Output: 7}, Done: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(tt.want, readAnswer(tt.p, true, []byte(tt.in))); diff != "" {
+				t.Errorf("whole (-want +got):\n%s", diff)
+			}
+			var bytes [][]byte
+			for i := range tt.in {
+				bytes = append(bytes, []byte(tt.in[i:i+1])) // nothing is whole: all is looked at
+			}
+			if diff := cmp.Diff(tt.want, readAnswer(tt.p, true, bytes...)); diff != "" {
+				t.Errorf("byte by byte (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// FuzzAlike: an answer says the same whether its events are compared or all looked at.
+func FuzzAlike(f *testing.F) {
+	f.Add(`data: {"model":"m","c":"`, `","finish_reason":null,"usage":null}`, "one", "two", `x","usage":{"prompt_tokens":1},"y":"z`, uint8(1))
+	f.Add("event: content_block_delta\ndata: {\"d\":{\"text\":\"", `"}}`, "one", "two", `usage`, uint8(3))
+	f.Add(`data: {"c":"`, `"}`, "a", `b\`, `"error`, uint8(2))
+	f.Fuzz(func(t *testing.T, prefix, suffix, a, b, c string, p uint8) {
+		var in []byte
+		for _, s := range []string{a, b, a, c, b, c, a} {
+			in = append(in, prefix+s+suffix+"\n\n"...)
+		}
+		var pieces [][]byte
+		for i := range in {
+			pieces = append(pieces, in[i:i+1])
+		}
+		q := protocol.Protocol(p % 5)
+		if diff := cmp.Diff(readAnswer(q, true, pieces...), readAnswer(q, true, in)); diff != "" {
+			t.Errorf("%q (-looked at +compared):\n%s", in, diff)
+		}
+	})
+}
