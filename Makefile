@@ -8,11 +8,14 @@ GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 MODULES     := $(dir $(shell git ls-files '*go.mod' 'go.mod'))
 FUZZTIME    ?= 5s
 
-.PHONY: all help test race lint golangci fuzz bench cover tidy
+.PHONY: all help quick test race lint golangci fuzz bench cover tidy
 all: lint race ## what a pull request must pass
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+quick: ## vet and the tests of the root module: about 20 seconds
+	go vet ./... && go test ./...
 
 test: ## the tests of the root module
 	go test ./...
@@ -31,7 +34,7 @@ golangci: ## the longer list of linters
 fuzz: ## each fuzz target for FUZZTIME
 	./.ci/fuzz $(FUZZTIME)
 
-bench: ## CPU of the proxy alone, beside a ReverseProxy: separate processes, 7 interleaved rounds
+bench: ## CPU of the proxy alone, beside a ReverseProxy: separate processes, 7 interleaved rounds, 5 minutes
 	cd bench && go run .
 
 cover: ## coverage of the root module

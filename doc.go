@@ -1,7 +1,6 @@
-// Package apexproxy is an [http.Handler] that fronts LLM traffic: it routes
-// model#provider through Cloudflare AI Gateway, passes requests through to an
-// upstream that the client names, maps models in both, and reports every
-// exchange without anybody waiting for it.
+// Package apexproxy is an [http.Handler] that fronts LLM traffic: it routes model#provider through
+// Cloudflare AI Gateway, passes requests through to an upstream that the client names, maps models
+// in both, and reports every exchange without anybody waiting for it.
 //
 // # Getting started
 //
@@ -11,87 +10,131 @@
 //	)
 //	mux.Handle("/llm/", http.StripPrefix("/llm", proxy))
 //
-// Clients use any OpenAI or Anthropic SDK with the base URL of the mount point
-// and a model such as gpt-5.5#openai or claude-opus-4-7#anthropic.
+// Clients use any OpenAI or Anthropic SDK with the base URL of the mount point and a model such as
+// gpt-5.5#openai or claude-opus-4-7#anthropic.
 //
 // # Operations
 //
-// An operation is known by the end of the path, under any prefix, with or
-// without /v1: POST …/chat/completions, …/messages, …/messages/count_tokens,
-// …/responses, …/embeddings and GET …/models. GET or HEAD on the mount point
-// answers that the proxy is alive. OPTIONS is answered on any path before
-// anybody is asked for a key. The rest is 404.
+// An operation is known by the end of the path, under any prefix, with or without /v1: POST
+// …/chat/completions, …/messages, …/messages/count_tokens, …/responses, …/embeddings and GET
+// …/models. GET or HEAD on the mount point answers that the proxy is alive. OPTIONS is answered on
+// any path before anybody is asked for a key. The rest is 404.
 //
 // # Request pipeline
 //
-// Five stages run in this order, which is a security property and not
-// configurable: limit (operation, method, bound of the body), authenticate,
-// route (where to), mapModel (the only one that reads the body), forward. The
-// first four decide and change nothing of the request; forward applies what
-// they decided. To add a stage, wrap the Proxy: it is an http.Handler.
+// Five stages run in this order. It is a security property and not configurable.
 //
-// Where client and upstream speak the same protocol, a body goes upstream with
-// nothing changed but the value of "model", and the answer comes back as it is.
-// There are four exceptions: chat streams through the gateway are asked for
-// usage when a reporter is there to read it; thinking that conversion made for
-// another provider is taken out of messages, because Anthropic would refuse its
-// signature; a gzip body whose model is changed goes on inflated; and errors and
-// model lists of the gateway itself get the client's shape.
+//	the client's request
+//	  │
+//	  ├─ classify       operation, protocol and mode        proxy.go
+//	  ├─ authenticate   who calls                           auth.go
+//	  ├─ route          where to, and with which model      gateway.go, passthrough.go, mapping.go
+//	  │
+//	  │  The plan is made. From here on it is applied.
+//	  │
+//	  ├─ prepare        the body: as it came, with another  request.go, internal/body
+//	  │                 model, or converted                 internal/convert
+//	  ├─ forward        send ──▶ upstream                   forward.go, internal/header
+//	  │                 what is not copied is replaced      answer.go, internal/convert
+//	  │                 head, copy, trailers                forward.go, internal/header
+//	  ▼
+//	the client's answer
+//	  │
+//	  └─ end            one Record ──▶ Reporters            record.go, observe.go, internal/queue
+//
+//	Any stage may answer itself instead of going on: errors.go renders that.
+//
+// The first three decide and write down what they decided. Prepare and forward apply it. When the
+// exchange is over, one [Record] is made of what was decided and what happened. No stage changes
+// the client's request, and nothing wraps the ResponseWriter. To add a stage, wrap the Proxy: it is
+// an http.Handler.
+//
+// What is changed where:
+//
+//	a provider of the gateway  gateway.go has the table of their paths
+//	a quirk of a provider      profile.go names it, internal/convert/chat_profile.go has the table,
+//	                           internal/convert/chat_write.go heeds it
+//	a header's fate            internal/header/header.go
+//	an outcome                 observe.go names it, record.go decides on it
+//	an error of the proxy      the stage that refuses words it, errors.go renders it and says why
+//	                           an upstream did not answer
+//	an upstream's error        internal/convert/errors.go reads it, internal/protocol/errors.go has
+//	                           each protocol's words
+//	a protocol                 internal/protocol names it, proxy.go knows its paths, internal/usage
+//	                           reads its cost, internal/convert has its reader and its writer
+//
+// # What is copied
+//
+// Where client and upstream speak the same protocol, a body goes upstream with nothing changed but
+// the value of "model", and the answer comes back as it is. There are four exceptions:
+//
+//   - Chat streams through the gateway are asked for usage when a reporter is there to read it. The
+//     chunk that this adds is hidden from a client that did not ask for it.
+//   - Thinking that conversion made for another provider is taken out of messages, because
+//     Anthropic would refuse its signature.
+//   - A gzip body whose model is changed goes on inflated.
+//   - Errors and model lists of the gateway itself get the client's shape.
 //
 // # Conversion
 //
-// A messages request for a provider that does not speak the Messages protocol,
-// or for a passthrough upstream whose X-APEX-AI-PROXY-TYPE is chat-completions,
-// is converted to Chat Completions and its answer back, event by event. What
-// cannot be carried is named in the answer's X-Apex-Ai-Proxy-Dropped and in
-// [Record].Dropped; see [WithStrictConversion]. Count_tokens for such a provider
-// is an estimate, and X-Apex-Ai-Proxy-Estimate says so.
+// A messages request for a provider that does not speak the Messages protocol, or for a passthrough
+// upstream whose X-APEX-AI-PROXY-TYPE is chat-completions, is converted to Chat Completions and its
+// answer back, event by event. [ChatProfile] says what such a provider takes.
+//
+// What cannot be carried is left out and named in [Record].Dropped; see [WithStrictConversion]. The
+// answer's X-Apex-Ai-Proxy-Dropped names what is known when the answer begins: the losses of the
+// request, and those of an answer that is one document. What a stream loses on its way is in the
+// record alone. Count_tokens for such a provider is an estimate, and X-Apex-Ai-Proxy-Estimate says
+// so.
 //
 // # Mounting
 //
-// The Proxy works under any mux and behind any middleware that keeps three
-// rules. A middleware that recovers panics must panic again with
-// [http.ErrAbortHandler]: swallowing it turns a broken answer into one that
-// looks complete. [http.TimeoutHandler] and compressing middleware hold streams
-// back. A [http.ResponseWriter] that is wrapped should have an Unwrap method,
-// so that flushes and write deadlines reach the connection. In passthrough the
-// path that the Proxy sees goes upstream: use [http.StripPrefix]. With chi that
-// is r.Mount("/llm", http.StripPrefix("/llm", proxy)).
+// The Proxy works under any mux and behind any middleware that keeps three rules. A middleware that
+// recovers panics must panic again with [http.ErrAbortHandler]: swallowing it turns a broken answer
+// into one that looks complete. [http.TimeoutHandler] and compressing middleware hold streams back.
+// A [http.ResponseWriter] that is wrapped should have an Unwrap method, so that flushes and write
+// deadlines reach the connection. In passthrough the path that the Proxy sees goes upstream: use
+// [http.StripPrefix]. With chi that is r.Mount("/llm", http.StripPrefix("/llm", proxy)).
 //
 // # Streaming
 //
-// Every write of the upstream is flushed at once. What is held back is a part of
-// an event, until its end is in, where an event may have to be hidden or
-// converted. A host's WriteTimeout bounds each wait for the client instead of the whole
-// answer. When the upstream breaks off, so does the client's connection; when
-// the client leaves, the upstream's request is cancelled.
+// What has come from the upstream leaves before more is waited for. Only where an event may have to
+// be hidden or converted, a part of one is held back until its end is in. A host's WriteTimeout
+// bounds each wait for the client instead of the whole answer. When the upstream breaks off, so
+// does the client's connection; when the client leaves, the upstream's request is cancelled.
+//
+// The memory of a request is given back when its answer begins, if the transport is an
+// [http.Transport] that is done with it, and else at the end of the exchange. See
+// [WithMaxBufferedBytes] for the bound of all that is held.
 //
 // # Headers
 //
-// Never upstream: hop-by-hop headers and what Connection names,
-// X-APEX-AI-PROXY-*, cookies, Proxy-Authorization, Forwarded, X-Forwarded-*,
-// X-Real-Ip, True-Client-Ip, Cf-* and Cdn-Loop of an edge in front, Via, Origin
-// and Referer; to the gateway no client credential either, and of Cf-Aig-* what
-// [Gateway].ForwardHeaders names; to a passthrough upstream no
-// cf-aig-authorization. All others pass. Of answers all end-to-end headers
-// pass, except Access-Control-*, which [WithCORS] decides.
+// Never upstream: hop-by-hop headers and what Connection names, X-APEX-AI-PROXY-*, cookies,
+// Proxy-Authorization, Forwarded, X-Forwarded-*, X-Real-Ip, True-Client-Ip, Cf-* and Cdn-Loop of an
+// edge in front, Via, Origin, Referer and Expect; to the gateway no client credential either, and
+// of Cf-Aig-* what [Gateway].ForwardHeaders names; to a passthrough upstream no
+// cf-aig-authorization. All others pass.
+//
+// Of answers all end-to-end headers and trailers pass, except Access-Control-*, which [WithCORS]
+// decides, and X-APEX-AI-PROXY-*. Of converted answers only those pass that tell of limits,
+// retries, the gateway and the request id. Informational answers (1xx) of an upstream are not
+// passed on: they would erase headers that middleware has set.
 //
 // # Errors
 //
-// Errors that the Proxy makes have the shape of the client's protocol, a message
-// that says what to change, and a Proxy-Status header (RFC 9209). A provider's
-// error passes as the provider wrote it. An error of the gateway itself keeps
-// its status and headers and gets the client's shape.
+// Errors that the Proxy makes have the shape of the client's protocol, a message that says what to
+// change, and a Proxy-Status header (RFC 9209). A provider's error passes as the provider wrote it,
+// or converted. An error of the gateway itself keeps its status and headers and gets the client's
+// shape. Where [WithMaxBufferedBytes] leaves no room, for a request or for an answer that has to be
+// read whole, the client gets 503 with Retry-After, and the record says proxy_busy.
 //
 // # Reporting
 //
-// See [Reporter] for the contract, [Record] for what is known, and package
-// aepipe for a store.
+// See [Reporter] for the contract, [Record] for what is known, and package aepipe for a store.
 //
 // # Security
 //
-// A credential is bound to the host it is for. Passthrough to hosts that nobody
-// listed dials public addresses only, checked after name resolution. Redirects
-// are never followed. Secrets are in no error, log line or record. See
-// [Passthrough] for what an open one means.
+// A credential is bound to the host it is for. Passthrough to hosts that nobody listed dials public
+// addresses only, checked after name resolution. Redirects are never followed. Secrets are in no
+// error, log line or record. See [Passthrough] for what an open one means.
 package apexproxy
