@@ -14,19 +14,38 @@ type alike struct {
 const maxAlike = 1 << 10
 
 // skip returns b, which begins with an event, without the events at its start that are like those
-// before. What says looks for are names in quotes: the middle of such an event holds no quote, and
-// the quotes around it are followed by no colon, so what said nothing before says nothing now.
+// before. What says looks for are names in quotes: the middle of such an event holds no quote but
+// escaped ones, and the quotes around it are followed by no colon, so what said nothing before says
+// nothing now.
 func (a *alike) skip(b []byte) []byte {
 	for len(a.prefix) > 0 && bytes.HasPrefix(b, a.prefix) {
 		rest := b[len(a.prefix):]
 		end := bytes.IndexByte(rest, '\n')
 		if end < len(a.suffix) || end+1 >= len(rest) || rest[end+1] != '\n' ||
-			!bytes.HasSuffix(rest[:end], a.suffix) || bytes.IndexByte(rest[:end-len(a.suffix)], '"') >= 0 {
+			!bytes.HasSuffix(rest[:end], a.suffix) || quotes(rest[:end-len(a.suffix)]) {
 			break
 		}
 		b = rest[end+2:]
 	}
 	return b
+}
+
+// quotes reports whether the inside of a string holds a quote that would end it.
+func quotes(s []byte) bool {
+	for at := 0; ; {
+		i := bytes.IndexByte(s[at:], '"')
+		if i < 0 {
+			return false
+		}
+		slashes := 0
+		for slashes < at+i && s[at+i-1-slashes] == '\\' {
+			slashes++
+		}
+		if slashes%2 == 0 {
+			return true
+		}
+		at += i + 1
+	}
 }
 
 // learn compares an event that said nothing, with its blank line, with the one before.
