@@ -73,6 +73,10 @@ func copyBody(x *exchange, res *http.Response) error {
 	if left < 0 {
 		_ = flush()
 	}
+	more := func() bool { return false }
+	if c, ok := res.Body.(*converted); ok {
+		more = func() bool { return c.Buffered() > 0 }
+	}
 	var buf copyBuffer
 	defer buf.free()
 	for {
@@ -84,7 +88,7 @@ func copyBody(x *exchange, res *http.Response) error {
 				x.writeErr = werr
 				return werr
 			}
-			if err == nil && left != 0 {
+			if err == nil && left != 0 && !more() {
 				if ferr := flush(); ferr != nil && !errors.Is(ferr, http.ErrNotSupported) {
 					x.writeErr = ferr
 					return ferr

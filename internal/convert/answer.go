@@ -209,6 +209,9 @@ func (e *Events) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Buffered returns the bytes that the next Read has without reading the source.
+func (e *Events) Buffered() int { return len(e.to.out) - e.read }
+
 // Err returns the read error of the source, if one other than io.EOF has ended the stream.
 func (e *Events) Err() error { return e.err }
 

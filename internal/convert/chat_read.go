@@ -31,6 +31,7 @@ type chatAnswer struct {
 	refusal rawjson.Text
 	finish  string
 	matched string // stop sequence
+	alike   likeChunk
 }
 
 var _ source = (*chatAnswer)(nil)
@@ -49,6 +50,10 @@ func (a *chatAnswer) event(ev sse.Event) {
 	}
 	data := rawjson.Value(bytes.TrimSpace(ev.Data))
 	failed := string(ev.Type) == "error"
+	if s, ok := a.alike.text(data); ok && !failed {
+		a.like(s)
+		return
+	}
 	switch {
 	case string(data) == "[DONE]":
 		a.complete()
@@ -116,7 +121,16 @@ func (a *chatAnswer) chunk(data rawjson.Value) {
 			a.finish = string(reason)
 		}
 	}
-	a.delta(readDelta(ch.choice.delta), ch.choice.all)
+	d := readDelta(ch.choice.delta)
+	if ch.usage == nil && !ch.choice.all && a.finish == "" {
+		a.learn(data, &d)
+	}
+	a.delta(d, ch.choice.all)
+	a.bound()
+}
+
+// bound ends an answer of which too much has to wait.
+func (a *chatAnswer) bound() {
 	if a.held > maxHeld && !a.whole {
 		a.fail(badAnswer("upstream sent more than can be held back"))
 	}
@@ -241,6 +255,88 @@ func readDelta(v rawjson.Value) (d delta) {
 		}
 	}
 	return d
+}
+
+// likeChunk knows how the chunks of a stream begin and end that hold nothing but a piece of text, or
+// of one call's arguments. Most chunks are like the one before but for that, and so are not parsed
+// again: outside of one valid string their bytes are the same, so they mean the same.
+type likeChunk struct {
+	kind           BlockKind
+	call           callPiece // of a CallBlock, without arguments
+	prefix, suffix []byte    // of the last one, without the quotes of its text; empty: not known yet
+}
+
+// maxAlike bounds what is kept of a chunk.
+const maxAlike = 1 << 10
+
+// text returns the text of a chunk that is like the last one, and whether it is.
+func (l *likeChunk) text(data []byte) (rawjson.Text, bool) {
+	if len(l.prefix) == 0 || !bytes.HasPrefix(data, l.prefix) || len(data) == len(l.prefix) || data[len(l.prefix)] != '"' {
+		return nil, false
+	}
+	end, ok := rawjson.StringEnd(data, len(l.prefix))
+	if !ok || !bytes.Equal(data[end:], l.suffix) {
+		return nil, false
+	}
+	return rawjson.Text(data[len(l.prefix)+1 : end-1]), true
+}
+
+// like takes the text of a chunk that is like the last one.
+func (a *chatAnswer) like(s rawjson.Text) {
+	if a.alike.kind == CallBlock {
+		p := a.alike.call
+		p.args = s
+		a.piece(p, false)
+	} else {
+		a.text(a.alike.kind, s)
+	}
+	a.bound()
+}
+
+// learn keeps how a chunk begins and ends around the one text that it holds, if it holds one.
+func (a *chatAnswer) learn(data rawjson.Value, d *delta) {
+	k, text := d.only(a.c.thinking)
+	var p callPiece
+	if k == CallBlock {
+		p = readCall(d.calls.First())
+		text = p.args
+	}
+	from := cap(data) - cap(text) // both end where their memory does
+	to := from + len(text)
+	if k == NoBlock || len(text) == 0 || len(data)-len(text) > maxAlike || from < 1 || to >= len(data) || data[from-1] != '"' || data[to] != '"' {
+		return
+	}
+	a.alike.kind = k
+	a.alike.call = callPiece{index: bytes.Clone(p.index), id: bytes.Clone(p.id), name: bytes.Clone(p.name), thought: bytes.Clone(p.thought)}
+	a.alike.prefix = append(a.alike.prefix[:0], data[:from-1]...)
+	a.alike.suffix = append(a.alike.suffix[:0], data[to+1:]...)
+}
+
+// only returns the text that a piece holds if it holds nothing else, and the kind of its block; a
+// CallBlock if that is a piece of one call.
+func (d *delta) only(thinking bool) (BlockKind, rawjson.Text) {
+	content, reasoning, reasoning2 := d.content.Text(), d.reasoning.Text(), d.reasoning2.Text()
+	texts := len(content) + len(reasoning) + len(reasoning2)
+	switch {
+	case !d.function.IsNull() || !d.details.IsNull() || len(d.refusal.Text()) > 0 || d.content.IsArray():
+		return NoBlock, nil
+	case !d.calls.IsNull():
+		n := 0
+		for range d.calls.Elements() {
+			n++
+		}
+		if n != 1 || texts > 0 {
+			return NoBlock, nil
+		}
+		return CallBlock, nil
+	case texts == len(content):
+		return TextBlock, content
+	case thinking && texts == len(reasoning):
+		return ThinkingBlock, reasoning
+	case thinking && texts == len(reasoning2):
+		return ThinkingBlock, reasoning2
+	}
+	return NoBlock, nil
 }
 
 // delta takes a piece of the answer, or with all set the whole of it: then no two elements are one

@@ -193,6 +193,10 @@ func stops(v uint64) uint64 {
 // simple are the bytes that follow a backslash in an escape of two.
 var simple = [256]bool{'"': true, '\\': true, '/': true, 'b': true, 'f': true, 'n': true, 'r': true, 't': true}
 
+// StringEnd returns the index after the string that starts at b[i], its closing quote included, and
+// whether it is a valid one.
+func StringEnd(b []byte, i int) (end int, ok bool) { return skipString(b, i) }
+
 // skipString returns the index after the string that starts at i, or the index of the byte that
 // breaks it. A prompt is nearly all string, and most of what stops the run are escapes of two: the
 // loop goes on behind them at once. After a long run without any it looks at more bytes together.
