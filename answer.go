@@ -3,7 +3,6 @@ package apexproxy
 import (
 	"bytes"
 	"cmp"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"io"
@@ -20,6 +19,7 @@ import (
 	"github.com/loadchange/apexproxy/internal/header"
 	"github.com/loadchange/apexproxy/internal/protocol"
 	"github.com/loadchange/apexproxy/internal/rawjson"
+	"github.com/loadchange/apexproxy/internal/relay"
 	"github.com/loadchange/apexproxy/internal/sse"
 )
 
@@ -33,7 +33,7 @@ func (p *Proxy) answer(x *exchange, res *http.Response) *reply {
 	listed := x.mode == ModeGateway && x.operation == OperationModels
 	if isGzip(res.Header.Get("Content-Encoding")) && (x.conversion != nil || listed) {
 		// The upstream compressed although we asked for identity, and this has to be read.
-		res.Body = &inflated{src: res.Body}
+		res.Body = relay.Gunzip(res.Body)
 		res.Header.Del("Content-Encoding")
 		res.Header.Del("Content-Length")
 		res.ContentLength = -1
@@ -48,7 +48,7 @@ func (p *Proxy) answer(x *exchange, res *http.Response) *reply {
 	case listed:
 		return p.listModels(x, res)
 	case x.hideUsage && isEventStream(res.Header) && res.Header.Get("Content-Encoding") == "":
-		res.Body = &readCloser{sse.NewFilter(x.tap, usageOnly), x.tap}
+		res.Body = &relay.ReadCloser{Reader: sse.NewFilter(x.tap, usageOnly), Closer: x.tap}
 		res.ContentLength = -1
 		res.Header.Del("Content-Length")
 	}
@@ -128,7 +128,7 @@ func (x *exchange) translate(res *http.Response) *reply {
 	head, err := io.ReadAll(io.LimitReader(x.tap, maxError))
 	code, message, ours := convert.GatewayError(head)
 	if err != nil || !ours {
-		res.Body = &readCloser{io.MultiReader(bytes.NewReader(head), x.tap), x.tap}
+		res.Body = &relay.ReadCloser{Reader: io.MultiReader(bytes.NewReader(head), x.tap), Closer: x.tap}
 		return nil
 	}
 	x.replaceError(res, res.StatusCode, protocol.ClassOf(res.StatusCode), "", code, gatewaySays(message))
@@ -246,45 +246,10 @@ const drainTime = 100 * time.Millisecond
 
 func (c *converted) Close() error {
 	if c.Failed() == nil && c.tap.x.r.Context().Err() == nil {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_, _ = io.CopyN(io.Discard, c.tap.body, 4<<10)
-		}()
-		timer := time.NewTimer(drainTime)
-		defer timer.Stop()
-		select {
-		case <-done:
-		case <-timer.C: // Close ends the read
-		}
+		relay.Drain(c.tap.body, 4<<10, drainTime)
 	}
 	return c.tap.Close()
 }
-
-// readCloser reads from one value and closes another.
-type readCloser struct {
-	io.Reader
-	io.Closer
-}
-
-// inflated reads a gzip body. Nothing is read before the first Read.
-type inflated struct {
-	src io.ReadCloser
-	zip *gzip.Reader
-	err error // of the beginning: it stays
-}
-
-func (b *inflated) Read(p []byte) (int, error) {
-	if b.zip == nil && b.err == nil {
-		b.zip, b.err = gzip.NewReader(b.src)
-	}
-	if b.err != nil {
-		return 0, b.err
-	}
-	return b.zip.Read(p)
-}
-
-func (b *inflated) Close() error { return b.src.Close() }
 
 func isGzip(encoding string) bool {
 	return strings.EqualFold(encoding, "gzip") || strings.EqualFold(encoding, "x-gzip")

@@ -53,7 +53,7 @@ func badUpstream(code, message string) *reply {
 func (p *Proxy) write(x *exchange, rp *reply) {
 	w, r := x.w, x.r
 	x.reply = rp
-	x.deadline.extend(x)
+	x.extendDeadline()
 	h := w.Header()
 	if !x.read && r.ContentLength != 0 && r.ProtoMajor == 1 {
 		// Without it net/http reads up to 256 KiB of the body that nobody read before it sends the

@@ -187,3 +187,6 @@ func hostOf(tb testing.TB, raw string) string {
 	}
 	return u.Host
 }
+
+// discard is a reporter that keeps nothing.
+var discard = apexproxy.ReporterFunc(func(context.Context, []apexproxy.Record) error { return nil })

@@ -3,6 +3,7 @@ package apexproxy
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/loadchange/apexproxy/internal/protocol"
@@ -37,6 +38,7 @@ func parseMapping(s string) (mapping, error) {
 	return m, nil
 }
 
+// find returns what a name is mapped to.
 func (m mapping) find(bare string) (to string, ok bool) {
 	for i := len(m) - 1; i >= 0; i-- {
 		if m[i].from == bare {
@@ -54,33 +56,22 @@ func quoteShort(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// modelMapper are the mappings of one request: the client's own first, then the operator's.
-type modelMapper [2]mapping
-
-func (p *Proxy) modelMapper(r *http.Request) (m modelMapper, rp *reply) {
+// mappings returns those of one request: the client's own behind the operator's, so that it is found
+// first. Only one of them applies, once.
+func (p *Proxy) mappings(r *http.Request) (mapping, *reply) {
 	own, err := parseMapping(strings.Join(r.Header[headerMapping], ","))
 	if err != nil {
-		return m, refuse(400, "invalid_mapping", "X-APEX-AI-PROXY-MAPPING: %v", err)
+		return nil, refuse(400, "invalid_mapping", "X-APEX-AI-PROXY-MAPPING: %v", err)
 	}
-	return modelMapper{own, p.mapping}, nil
+	return slices.Concat(p.mapping, own), nil
 }
-
-// find returns what a name is mapped to. Only one mapping applies, once.
-func (m *modelMapper) find(bare string) (to string, ok bool) {
-	if to, ok = m[0].find(bare); !ok {
-		to, ok = m[1].find(bare)
-	}
-	return to, ok
-}
-
-func (m *modelMapper) empty() bool { return len(m[0])+len(m[1]) == 0 }
 
 func duplicateModel() *reply {
 	return refuse(400, "ambiguous_model", "the request body has more than one \"model\": send it once")
 }
 
 // namedModel finds name#provider in the body and maps it. The body must be an object with one model.
-func (p *Proxy) namedModel(x *exchange, models modelMapper) (name, provider string, rp *reply) {
+func (p *Proxy) namedModel(x *exchange, models mapping) (name, provider string, rp *reply) {
 	if rp := p.understand(x); rp != nil {
 		return "", "", rp
 	}
@@ -114,8 +105,8 @@ func (p *Proxy) namedModel(x *exchange, models modelMapper) (name, provider stri
 
 // opaqueModel maps the model of a passthrough body, whatever it is. Any valid JSON passes, and a
 // body that cannot or need not be read stays exactly as it came.
-func (p *Proxy) opaqueModel(x *exchange, models modelMapper) *reply {
-	if x.encoding != "" && models.empty() && !x.converts() {
+func (p *Proxy) opaqueModel(x *exchange, models mapping) *reply {
+	if x.encoding != "" && len(models) == 0 && !x.converts() {
 		return nil
 	}
 	if rp := p.understand(x); rp != nil {
@@ -123,7 +114,7 @@ func (p *Proxy) opaqueModel(x *exchange, models modelMapper) *reply {
 	}
 	model, isString := x.doc.Model.String(x.text)
 	x.clientModel, x.model = model, model
-	if x.doc.Model.Count > 1 && (!models.empty() || x.converts()) {
+	if x.doc.Model.Count > 1 && (len(models) > 0 || x.converts()) {
 		return duplicateModel()
 	}
 	bare, suffix, hashed := strings.Cut(model, "#")

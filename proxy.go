@@ -17,6 +17,7 @@ import (
 	"github.com/loadchange/apexproxy/internal/convert"
 	"github.com/loadchange/apexproxy/internal/header"
 	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/relay"
 )
 
 // ServeHTTP answers one exchange. Its stages run in this order, which is a security property:
@@ -80,10 +81,12 @@ type exchange struct {
 	plan
 	request
 	facts
-	tap      *tap     // nil: no answer from upstream
-	content  *capture // nil: nobody asked
-	deadline writeDeadline
+	tap      *tap           // nil: no answer from upstream
+	content  *capture       // nil: nobody asked
+	deadline relay.Deadline // of w
 }
+
+func (x *exchange) extendDeadline() { x.deadline.Extend(x.w, x.r) }
 
 // plan is what was decided. Classify, authenticate and route write it; nothing changes it once
 // prepare is done.
@@ -131,7 +134,7 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 		x.content = &capture{max: p.content}
 	}
 	if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
-		x.deadline.timeout = s.WriteTimeout
+		x.deadline.Timeout = s.WriteTimeout
 	}
 	return x
 }
@@ -272,7 +275,7 @@ func (p *Proxy) route(x *exchange) *reply {
 			return rp
 		}
 	}
-	models, rp := p.modelMapper(x.r)
+	models, rp := p.mappings(x.r)
 	switch {
 	case rp != nil:
 		return rp

@@ -311,7 +311,8 @@ func (t *tap) Read(b []byte) (int, error) {
 			x.firstByte = time.Now()
 		}
 		x.answered += int64(n)
-		x.deadline.extend(x)
+		x.extendDeadline()
+		x.releaseEarly()
 		t.see(b[:n])
 	}
 	if err != nil {

@@ -30,7 +30,7 @@ func TestTap_allocations(t *testing.T) {
 		for what, timeout := range map[string]time.Duration{"": 0, ", WriteTimeout": time.Hour} {
 			t.Run(name+what, func(t *testing.T) {
 				x := &exchange{r: httptest.NewRequest(http.MethodPost, "/", nil), w: httptest.NewRecorder(), start: time.Now()}
-				x.deadline.timeout = timeout
+				x.deadline.Timeout = timeout
 				x.operation, x.observed = Operation(name), true
 				x.upstream = protocols[x.operation]
 				res := &http.Response{Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: repeating(event)}

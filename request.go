@@ -16,6 +16,7 @@ import (
 	"github.com/loadchange/apexproxy/internal/convert"
 	"github.com/loadchange/apexproxy/internal/protocol"
 	"github.com/loadchange/apexproxy/internal/rawjson"
+	"github.com/loadchange/apexproxy/internal/relay"
 )
 
 // request is the client's body on its way through the proxy: received, then read as text where
@@ -29,7 +30,7 @@ type request struct {
 	text       []byte      // received as JSON, inflated; nil when nobody has to read it
 	doc        body.Doc    // where in text the members are that the proxy reads
 	outbound   []byte      // as it goes upstream; nil: nothing does
-	loan       loan        // of outbound to the transport
+	loan       relay.Loan  // of outbound to the transport
 	conversion *convert.Conversion
 }
 
@@ -199,14 +200,14 @@ func askForUsage(b []byte, members int) ([]byte, bool) {
 // releaseEarly gives back what is held of the body while the answer lasts, which may be minutes. The
 // transport can be a moment late to say that it is done, so that it is asked again with every read.
 func (x *exchange) releaseEarly() {
-	if x.outbound != nil && x.loan.lent && x.loan.back() {
+	if x.outbound != nil && x.loan.Returned() {
 		x.release()
 	}
 }
 
 // release gives back all that is held of the body. Whoever may still read the outbound one keeps it.
 func (x *exchange) release() {
-	if !x.loan.back() {
+	if !x.loan.Back() {
 		x.allowance.Forget()
 	}
 	x.received, x.text, x.outbound = nil, nil, nil

@@ -142,38 +142,21 @@ func (r *Reader) Read(src io.Reader, size int64) ([]byte, error) {
 	if size > r.Limit {
 		return nil, ErrTooLarge
 	}
-	first := min(size, firstBuffer)
-	if size < 0 {
-		first = min(poolSizes[0], r.Limit)
+	end, first := r.Limit, min(poolSizes[0], r.Limit)
+	if size >= 0 {
+		end, first = size, min(size, firstBuffer)
 	}
 	buf, err := r.buffer(first)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		if int64(len(buf)) == size {
-			return buf, nil
-		}
-		if int64(len(buf)) == r.Limit {
-			if err := ended(src); err != nil {
-				return nil, err
-			}
-			return buf, nil
-		}
+	for int64(len(buf)) < end {
 		if len(buf) == cap(buf) {
-			next := min(4*int64(cap(buf)), r.Limit)
-			if size >= 0 {
-				next = min(next, size)
-			}
-			if buf, err = r.grow(buf, next); err != nil {
+			if buf, err = r.grow(buf, min(4*int64(cap(buf)), end)); err != nil {
 				return nil, err
 			}
 		}
-		end := min(int64(cap(buf)), r.Limit)
-		if size >= 0 {
-			end = min(end, size)
-		}
-		n, err := src.Read(buf[len(buf):end])
+		n, err := src.Read(buf[len(buf):min(int64(cap(buf)), end)])
 		buf = buf[:len(buf)+n]
 		switch {
 		case err == io.EOF && int64(len(buf)) < size:
@@ -184,6 +167,12 @@ func (r *Reader) Read(src io.Reader, size int64) ([]byte, error) {
 			return nil, err
 		}
 	}
+	if size < 0 {
+		if err := ended(src); err != nil {
+			return nil, err
+		}
+	}
+	return buf, nil
 }
 
 // ended returns ErrTooLarge unless src is at its end.

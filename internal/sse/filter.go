@@ -42,36 +42,46 @@ func (f *Filter) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	for len(f.ready) == 0 {
-		if f.err != nil {
+		f.trim()
+		switch {
+		case f.err != nil:
 			return 0, f.err
-		}
-		if len(f.held) == 0 && len(f.buf) > keepCap {
-			f.buf = nil
-		}
-		if len(f.held) == 0 && len(b) >= readMin {
-			n, err := f.src.Read(b)
-			out, tail := f.sift(b[:n], 0, err)
-			if len(tail) > 0 {
-				f.room(len(tail))
-				f.held = f.buf[:copy(f.buf, tail)]
-			}
-			if out > 0 || n == 0 && err == nil {
-				return out, nil
+		case len(f.held) > 0 || len(b) < readMin:
+			if n := f.fill(); n == 0 && len(f.ready) == 0 && f.err == nil {
+				return 0, nil
 			}
 			continue
 		}
-		f.room(len(f.held))
-		h := copy(f.buf, f.held)
-		n, err := f.src.Read(f.buf[h:])
-		out, tail := f.sift(f.buf[:h+n], h, err)
-		f.ready, f.held = f.buf[:out], tail
-		if out == 0 && n == 0 && err == nil {
-			return 0, nil
+		n, err := f.src.Read(b)
+		out, tail := f.sift(b[:n], 0, err)
+		if len(tail) > 0 {
+			f.room(len(tail))
+			f.held = f.buf[:copy(f.buf, tail)]
+		}
+		if out > 0 || n == 0 && err == nil {
+			return out, nil
 		}
 	}
 	n := copy(b, f.ready)
 	f.ready = f.ready[n:]
 	return n, nil
+}
+
+// fill reads the source into buf, behind the bytes that are held, and returns how many came.
+func (f *Filter) fill() int {
+	f.room(len(f.held))
+	h := copy(f.buf, f.held)
+	n, err := f.src.Read(f.buf[h:])
+	out, tail := f.sift(f.buf[:h+n], h, err)
+	f.ready, f.held = f.buf[:out], tail
+	return n
+}
+
+// trim gives back a large buffer that nothing is in.
+func (f *Filter) trim() {
+	if len(f.held) == 0 && len(f.buf) > keepCap {
+		f.buf = nil
+	}
 }
 
 // Err returns the error with which the source ended, as it was given, or nil while it has not. It is known as soon as
@@ -85,62 +95,77 @@ func (f *Filter) room(n int) {
 	}
 }
 
-// sift looks at w, whose first h bytes are the held ones and have been looked at before. It moves what may leave to
-// the front of w and returns its length, and the part of w that must be held.
+// sieve moves the bytes of w that may leave to its front.
+type sieve struct {
+	w     []byte
+	start int // of the event at hand
+	out   int // bytes that may leave
+}
+
+// pass lets the event at hand leave up to end.
+func (s *sieve) pass(end int) {
+	if s.out != s.start {
+		copy(s.w[s.out:], s.w[s.start:end])
+	}
+	s.out += end - s.start
+	s.start = end
+}
+
+// sift looks at w, whose first h bytes are the held ones and have been looked at before. It moves
+// what may leave to the front of w and returns its length, and the part of w that must be held.
 func (f *Filter) sift(w []byte, h int, err error) (out int, tail []byte) {
 	f.err = err
-	start, i := 0, h // w[start:i] is the part looked at of the event at hand
-	pass := func(end int) {
-		if out != start {
-			copy(w[out:], w[start:end])
-		}
-		out += end - start
-		start = end
-	}
+	s := sieve{w: w}
+	i := h
 	if h == 0 && len(w) > 0 && w[0] == '\n' && f.p.cr {
 		// The second half of a CRLF goes the way of its first.
 		f.p.cr = false
 		i = 1
 		if f.dropped {
-			start = 1
+			s.start = 1
 		} else {
-			pass(1)
+			s.pass(1)
 		}
 	}
 	for i < len(w) {
 		n, end := f.p.line(w[i:])
 		i += n
-		switch {
-		case end == blankLine:
-			f.dropped = !f.through && i-start <= holdMax && f.picked()
-			if f.dropped {
-				start = i
-			} else {
-				pass(i)
-			}
-			f.p.clear()
-			f.begun, f.through = false, false
-		case end == fieldLine:
-			f.begun = true
-		case end == commentLine && !f.begun:
-			f.dropped = false
-			pass(i)
-		}
+		f.line(&s, i, end)
 	}
 	f.p.keep()
-	if f.through || len(w)-start > holdMax {
+	if f.through || len(w)-s.start > holdMax {
 		f.through, f.dropped = true, false
-		pass(len(w))
+		s.pass(len(w))
 	}
-	if err != nil && start < len(w) {
+	if err != nil && s.start < len(w) {
 		f.p.endLine()
 		if f.picked() {
-			start = len(w)
+			s.start = len(w)
 		} else {
-			pass(len(w))
+			s.pass(len(w))
 		}
 	}
-	return out, w[start:]
+	return s.out, w[s.start:]
+}
+
+// line takes the end of a line, which is at i.
+func (f *Filter) line(s *sieve, i int, end ending) {
+	switch {
+	case end == blankLine:
+		f.dropped = !f.through && i-s.start <= holdMax && f.picked()
+		if f.dropped {
+			s.start = i
+		} else {
+			s.pass(i)
+		}
+		f.p.clear()
+		f.begun, f.through = false, false
+	case end == fieldLine:
+		f.begun = true
+	case end == commentLine && !f.begun:
+		f.dropped = false
+		s.pass(i)
+	}
 }
 
 // picked reports whether the event at hand is to be left out.

@@ -1,0 +1,5 @@
+//go:build race
+
+package apexproxy
+
+const raceEnabled = true
