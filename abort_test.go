@@ -192,9 +192,8 @@ func TestClientLeavesInItsRequest(t *testing.T) {
 	}
 }
 
-// The deadlines of a host's server count from the request; an answer may take
-// longer as long as somebody takes it. Real time, because it is the server's
-// clock that is looked at.
+// The deadlines of a host's server count from the request; an answer may take longer as long as
+// somebody takes it. Real time, because it is the server's clock that is looked at.
 func TestHostDeadlinesDoNotCut(t *testing.T) {
 	// Not parallel: a busy machine must not miss ReadTimeout before the request is in.
 	const limit = 400 * time.Millisecond

@@ -55,15 +55,15 @@ func (p *Proxy) answer(x *exchange, res *http.Response) *reply {
 	return nil
 }
 
-// maxError is how much of an error answer is looked at, maxDocument of one that has to be read whole
-// to be converted.
+// maxError is how much of an error answer is looked at, maxDocument of one that has to be read
+// whole to be converted.
 const (
 	maxError    = 64 << 10
 	maxDocument = 32 << 20
 )
 
-// answerReader returns a reader for an answer that has to be read whole. Its memory counts like that
-// of a request: in passthrough it is the client that picked the upstream.
+// answerReader returns a reader for an answer that has to be read whole. Its memory counts like
+// that of a request: in passthrough it is the client that picked the upstream.
 func (p *Proxy) answerReader() *body.Reader {
 	return &body.Reader{Limit: maxDocument, Budget: p.budget}
 }
@@ -162,8 +162,8 @@ func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *reply {
 	return p.convertDocument(x, res)
 }
 
-// tellLosses names in an answer's head what its conversion, and that of its request, could not carry.
-// Losses of a stream that come later are in the record alone.
+// tellLosses names in an answer's head what its conversion, and that of its request, could not
+// carry. Losses of a stream that come later are in the record alone.
 func (x *exchange) tellLosses(head http.Header) {
 	if x.conversion == nil {
 		return

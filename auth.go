@@ -13,10 +13,9 @@ import (
 	"github.com/loadchange/apexproxy/internal/header"
 )
 
-// An Authenticator decides who may call. It gets the request as it came, must
-// neither read the body nor change anything, and may be called concurrently.
-// Any error refuses the request with 401; its text reaches neither the client
-// nor a log.
+// An Authenticator decides who may call. It gets the request as it came, must neither read the body
+// nor change anything, and may be called concurrently. Any error refuses the request with 401; its
+// text reaches neither the client nor a log.
 type Authenticator func(r *http.Request) (Identity, error)
 
 // Identity says who called. Stages after authentication and records see it, so
@@ -37,13 +36,12 @@ func IdentityFromContext(ctx context.Context) (Identity, bool) {
 
 var errUnauthenticated = errors.New("apexproxy: unauthenticated")
 
-// Tokens returns an Authenticator that admits clients presenting one of tokens,
-// compared in constant time. In gateway mode a client presents it as
-// Authorization: Bearer or, only when that header is absent or empty, as
-// x-api-key; in passthrough mode as X-APEX-AI-PROXY-TOKEN. The identity's
-// subject is "token-1" for the first of tokens, and so on.
-// Without tokens, or with an empty one among them, it admits nobody and [New]
-// fails: a slip in a configuration never opens a proxy.
+// Tokens returns an Authenticator that admits clients presenting one of tokens, compared in
+// constant time. In gateway mode a client presents it as Authorization: Bearer or, only when that
+// header is absent or empty, as x-api-key; in passthrough mode as X-APEX-AI-PROXY-TOKEN. The
+// identity's subject is "token-1" for the first of tokens, and so on. Without tokens, or with an
+// empty one among them, it admits nobody and [New] fails: a slip in a configuration never opens a
+// proxy.
 func Tokens(tokens ...string) Authenticator {
 	if len(tokens) == 0 {
 		return admitNobody
@@ -82,9 +80,8 @@ const (
 	headerToken    = header.ControlPrefix + "Token"
 )
 
-// presentedToken returns what the client presents to the proxy itself. A
-// non-empty Authorization decides alone, also when it is of no use; a header
-// that comes twice is no token.
+// presentedToken returns what the client presents to the proxy itself. A non-empty Authorization
+// decides alone, also when it is of no use; a header that comes twice is no token.
 func presentedToken(r *http.Request) string {
 	if passthroughAsked(r) {
 		return onlyValue(r.Header[headerToken])

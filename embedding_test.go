@@ -77,8 +77,7 @@ func TestMounted(t *testing.T) {
 	}
 }
 
-// Escapes reach a passthrough upstream as the client wrote them, with and
-// without StripPrefix.
+// Escapes reach a passthrough upstream as the client wrote them, with and without StripPrefix.
 func TestEscapedPathsSurvive(t *testing.T) {
 	t.Parallel()
 	for _, prefix := range []string{"", "/llm"} {

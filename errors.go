@@ -85,8 +85,8 @@ func (p *Proxy) write(x *exchange, rp *reply) {
 	x.content.responseHead(h)
 }
 
-// statusClientClosed is nginx's number for a client that left before the answer began. It is for the
-// host's access log: nobody else is there.
+// statusClientClosed is nginx's number for a client that left before the answer began. It is for
+// the host's access log: nobody else is there.
 const statusClientClosed = 499
 
 // unreachable says in our words why no answer came from the upstream. ctx is the client's.

@@ -56,8 +56,7 @@ func quoted(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
-// TestRejections: every answer with which the proxy refuses a request, whole, in
-// both dialects.
+// TestRejections: every answer with which the proxy refuses a request, whole, in both dialects.
 func TestRejections(t *testing.T) {
 	t.Parallel()
 	const (
@@ -188,8 +187,7 @@ func TestModeOff(t *testing.T) {
 	wantUntouched(t, g)
 }
 
-// TestBusy: bodies past the process-wide budget are refused, and a budget given
-// back serves again.
+// TestBusy: bodies past the process-wide budget are refused, and a budget given back serves again.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	up := newUpstream(t, apexproxytest.Hang(), apexproxytest.JSON(200, `{}`))
@@ -406,8 +404,7 @@ func TestErrorsAsWritten(t *testing.T) {
 			}
 		})
 	}
-	// Cloudflare's envelope from an upstream that the client named is that
-	// upstream's own.
+	// Cloudflare's envelope from an upstream that the client named is that upstream's own.
 	up := newUpstream(t, apexproxytest.AiGatewayError(401, 2009, "Unauthorized"))
 	got := post(t, newProxy(t, reaching(up)...)+"/v1/chat/completions", `{}`, providerHeader, up.Host)
 	if got.Status != 401 || !strings.Contains(got.Body, `"name":"AiGatewayError"`) {

@@ -76,8 +76,8 @@ func newExchange(tb testing.TB, kind string) func() {
 	}
 }
 
-// What an exchange allocates is what the collector has to do at thousands of them a second. A stream
-// costs no more for being long.
+// What an exchange allocates is what the collector has to do at thousands of them a second. A
+// stream costs no more for being long.
 func TestExchange_allocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector empties pools")

@@ -10,8 +10,8 @@ import (
 )
 
 // forward sends the exchange upstream and copies the answer to the client: send, head, copy,
-// trailers. It returns a reply only while nothing has been written. An informational answer (1xx) of
-// the upstream is not passed on: it would erase headers that the host's middleware has set.
+// trailers. It returns a reply only while nothing has been written. An informational answer (1xx)
+// of the upstream is not passed on: it would erase headers that the host's middleware has set.
 func (p *Proxy) forward(x *exchange) *reply {
 	x.extendDeadline()
 	res, err := x.target.rt.RoundTrip(p.outboundRequest(x))

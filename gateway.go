@@ -20,8 +20,7 @@ import (
 // a request without X-APEX-AI-PROXY-PROVIDER is routed by the model#provider in
 // its body. Printing a Gateway never shows its token.
 type Gateway struct {
-	// AccountID and GatewayID name the gateway. They may be empty only with
-	// BaseURL.
+	// AccountID and GatewayID name the gateway. They may be empty only with BaseURL.
 	AccountID, GatewayID string
 	// Token is sent as cf-aig-authorization and nowhere else. Without
 	// [WithAuth] it is also what clients present. It must not be empty.
@@ -34,16 +33,14 @@ type Gateway struct {
 	// BYOKOnly adds cf-aig-no-wholesale: true, so that a missing stored key is
 	// an error and never spends Unified Billing credit.
 	BYOKOnly bool
-	// PreferCompat sends chat completions for anthropic, openai,
-	// google-ai-studio, groq, mistral, grok, deepseek, cerebras and cohere to
-	// /compat/chat/completions as provider/model instead of to the provider's
-	// own path. Other operations stay native.
+	// PreferCompat sends chat completions for anthropic, openai, google-ai-studio, groq, mistral,
+	// grok, deepseek, cerebras and cohere to /compat/chat/completions as provider/model instead of
+	// to the provider's own path. Other operations stay native.
 	PreferCompat bool
-	// ForwardHeaders replaces the list of client headers named cf-aig-… that
-	// reach the gateway; write full names. Nil means those that end in
-	// cache-ttl, skip-cache, request-timeout, max-attempts, retry-delay,
-	// backoff, event-id, metadata, otel-trace-id and otel-parent-span-id; an
-	// empty list means none. cf-aig-authorization never passes.
+	// ForwardHeaders replaces the list of client headers named cf-aig-… that reach the gateway;
+	// write full names. Nil means those that end in cache-ttl, skip-cache, request-timeout,
+	// max-attempts, retry-delay, backoff, event-id, metadata, otel-trace-id and
+	// otel-parent-span-id; an empty list means none. cf-aig-authorization never passes.
 	ForwardHeaders []string
 	// Header, when not nil, returns headers to set on this request to the
 	// gateway, such as cf-aig-metadata or cf-aig-cache-key for a tenant (see
@@ -52,8 +49,7 @@ type Gateway struct {
 	Header func(*http.Request) http.Header
 }
 
-// Azure names an Azure OpenAI resource behind the gateway. The model is the
-// deployment.
+// Azure names an Azure OpenAI resource behind the gateway. The model is the deployment.
 type Azure struct {
 	Resource   string // empty: azure-openai is refused with 400
 	APIVersion string // empty: 2024-10-21, the newest dated general availability
@@ -69,11 +65,10 @@ func (g Gateway) Format(s fmt.State, _ rune) {
 // LogValue implements [slog.LogValuer] without the token.
 func (g Gateway) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(g)) }
 
-// Provider is a row of the table that says where a provider's operations are
-// below the gateway's base URL. A path is empty when the provider has none.
-// In paths {model} and {provider} stand for the two sides of model#provider,
-// escaped as one segment; {resource} and {api-version} for [Azure]. A path
-// with {model} may carry a query.
+// Provider is a row of the table that says where a provider's operations are below the gateway's
+// base URL. A path is empty when the provider has none. In paths {model} and {provider} stand for
+// the two sides of model#provider, escaped as one segment; {resource} and {api-version} for
+// [Azure]. A path with {model} may carry a query.
 type Provider struct {
 	Name        string // as clients write it behind #; ending in * it is a prefix
 	Chat        string // an OpenAI-shaped chat completions path

@@ -15,8 +15,7 @@ import (
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
-// sent is a request as an upstream received it. URI and Body are bytes, Header
-// is the whole map.
+// sent is a request as an upstream received it. URI and Body are bytes, Header is the whole map.
 type sent struct {
 	Method, URI, Host string
 	Header            http.Header
@@ -82,8 +81,7 @@ func atGateway(body string, more ...string) http.Header {
 	return h
 }
 
-// callGateway sends one request, with the token where that operation's clients
-// put it.
+// callGateway sends one request, with the token where that operation's clients put it.
 func callGateway(t *testing.T, proxy, path, body string) answer {
 	t.Helper()
 	h := append([]string{"Content-Type", "application/json; charset=utf-8"}, clientHeaders...)
@@ -276,9 +274,8 @@ func TestGatewayMessagesNative(t *testing.T) {
 	}
 }
 
-// TestGatewayMessagesElsewhere holds where messages go for providers without a
-// Messages API: converted, to that provider's chat completions. Tokens are
-// counted here.
+// TestGatewayMessagesElsewhere holds where messages go for providers without a Messages API:
+// converted, to that provider's chat completions. Tokens are counted here.
 func TestGatewayMessagesElsewhere(t *testing.T) {
 	t.Parallel()
 	messages := func(model string) string {
@@ -585,8 +582,7 @@ func TestGatewayRefusedModels(t *testing.T) {
 	}
 }
 
-// TestGatewayModelEncoding shows that the model is compared decoded and written
-// back as JSON.
+// TestGatewayModelEncoding shows that the model is compared decoded and written back as JSON.
 func TestGatewayModelEncoding(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, body, want string }{

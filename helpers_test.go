@@ -143,8 +143,7 @@ func headers(pairs ...string) http.Header {
 	return h
 }
 
-// loopback counts the connections to one port on 127.0.0.1 and, where the
-// machine has it, ::1.
+// loopback counts the connections to one port on 127.0.0.1 and, where the machine has it, ::1.
 type loopback struct {
 	port     string
 	accepted atomic.Int64

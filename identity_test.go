@@ -39,9 +39,8 @@ var echo = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, r.Body)
 })
 
-// checkIdentity sends doc along every route and holds what arrives, and what
-// comes back, against an oracle that shares no code with the proxy. It reports
-// on how many routes doc was sent on.
+// checkIdentity sends doc along every route and holds what arrives, and what comes back, against an
+// oracle that shares no code with the proxy. It reports on how many routes doc was sent on.
 func checkIdentity(t *testing.T, rig *rig, doc []byte) (sent int) {
 	t.Helper()
 	models, object, valid := topModels(t, doc)

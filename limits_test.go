@@ -158,8 +158,7 @@ func TestBufferBudget(t *testing.T) {
 	}
 }
 
-// The smallest budget that New accepts has room for one body of any allowed
-// size, however it comes.
+// The smallest budget that New accepts has room for one body of any allowed size, however it comes.
 func TestBudgetOfOneBody(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{4 << 10, 100_000, 2 << 20} {
@@ -238,9 +237,8 @@ func lettered(letter, model string) string {
 	return `{"model":"` + model + `","pad":"` + strings.Repeat(letter, 1<<20) + `"}`
 }
 
-// A transport may go on sending a body after the answer has come. The memory
-// behind it is used again by then: what still leaves must be this client's own
-// bytes or nothing.
+// A transport may go on sending a body after the answer has come. The memory behind it is used
+// again by then: what still leaves must be this client's own bytes or nothing.
 func TestLateReadersSeeNoForeignBytes(t *testing.T) {
 	t.Parallel()
 	for _, proto := range protocols[:2] { // either version to the upstream

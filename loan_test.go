@@ -37,8 +37,9 @@ func letters(letter string, size int, model string) string {
 }
 
 // An upstream may answer before it has read the request, and go on reading while the answer lasts.
-// The request's memory is lent to the transport until then: what leaves late must be what the client
-// sent, although the proxy is long busy with other requests, which take their memory from one pool.
+// The request's memory is lent to the transport until then: what leaves late must be what the
+// client sent, although the proxy is long busy with other requests, which take their memory from
+// one pool.
 func TestEarlyAnswerToALargeRequest(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{200_000, 1_000_000, 5_000_000} {

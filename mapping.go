@@ -56,8 +56,8 @@ func quoteShort(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// mappings returns those of one request: the client's own behind the operator's, so that it is found
-// first. Only one of them applies, once.
+// mappings returns those of one request: the client's own behind the operator's, so that it is
+// found first. Only one of them applies, once.
 func (p *Proxy) mappings(r *http.Request) (mapping, *reply) {
 	own, err := parseMapping(strings.Join(r.Header[headerMapping], ","))
 	if err != nil {
@@ -70,7 +70,8 @@ func duplicateModel() *reply {
 	return refuse(400, "ambiguous_model", "the request body has more than one \"model\": send it once")
 }
 
-// namedModel finds name#provider in the body and maps it. The body must be an object with one model.
+// namedModel finds name#provider in the body and maps it. The body must be an object with one
+// model.
 func (p *Proxy) namedModel(x *exchange, models mapping) (name, provider string, rp *reply) {
 	if rp := p.understand(x); rp != nil {
 		return "", "", rp

@@ -17,9 +17,8 @@ import (
 
 const mappingHeader = "X-APEX-AI-PROXY-MAPPING"
 
-// TestMapping: which model goes where, in both modes. A row's model is the
-// client's, gateway is "provider/path model" or a refusal's message, and
-// passthrough is the model there.
+// TestMapping: which model goes where, in both modes. A row's model is the client's, gateway is
+// "provider/path model" or a refusal's message, and passthrough is the model there.
 func TestMapping(t *testing.T) {
 	t.Parallel()
 	const (

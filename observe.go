@@ -9,9 +9,8 @@ import (
 	"github.com/loadchange/apexproxy/internal/queue"
 )
 
-// A Reporter takes records of finished exchanges to where they are kept.
-// Report is written as a plain blocking function: the [Proxy] owns the
-// asynchrony.
+// A Reporter takes records of finished exchanges to where they are kept. Report is written as a
+// plain blocking function: the [Proxy] owns the asynchrony.
 //
 //   - When: once for every exchange that entered [Proxy.ServeHTTP], rejected
 //     ones included, after its end.
@@ -74,8 +73,7 @@ const (
 type Outcome string
 
 const (
-	// OutcomeCompleted means that the whole answer went to the client and was
-	// not an error.
+	// OutcomeCompleted means that the whole answer went to the client and was not an error.
 	OutcomeCompleted Outcome = "completed"
 	// OutcomeRejected means that the proxy refused the request itself.
 	OutcomeRejected Outcome = "rejected"
@@ -119,10 +117,9 @@ type Record struct {
 
 	StatusCode int     // sent to the client; 499 when it left before the head of an answer
 	Outcome    Outcome // how the exchange ended
-	// ErrorType is empty on success and of low cardinality: our code
-	// ("invalid_json"), an RFC 9209 §2.3 name when no answer came
-	// ("connection_refused"), "gateway_" and a code of Cloudflare's, or the
-	// provider's own type or code.
+	// ErrorType is empty on success and of low cardinality: our code ("invalid_json"), an RFC 9209
+	// §2.3 name when no answer came ("connection_refused"), "gateway_" and a code of Cloudflare's,
+	// or the provider's own type or code.
 	ErrorType string
 
 	RequestBytes  int64 // body bytes the client sent, 0 when the body was not read
@@ -149,9 +146,8 @@ type Usage struct {
 	ReasoningTokens  int64
 }
 
-// Content is what the client sent and what the upstream answered. Secrets in
-// headers and query are replaced by [REDACTED]; bodies are as they were and may
-// hold prompts and whatever users typed.
+// Content is what the client sent and what the upstream answered. Secrets in headers and query are
+// replaced by [REDACTED]; bodies are as they were and may hold prompts and whatever users typed.
 type Content struct {
 	URL               string // as the client asked this server, below a stripped prefix; query redacted
 	RequestHeader     http.Header
@@ -196,9 +192,8 @@ func (r Record) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// NewLogReporter returns a Reporter that logs each record as one line at level
-// Info, or Error when the status is 400 or more or the outcome is not
-// completed. A nil logger is [slog.Default].
+// NewLogReporter returns a Reporter that logs each record as one line at level Info, or Error when
+// the status is 400 or more or the outcome is not completed. A nil logger is [slog.Default].
 func NewLogReporter(l *slog.Logger) Reporter {
 	return ReporterFunc(func(ctx context.Context, batch []Record) error {
 		l := l
@@ -216,8 +211,7 @@ func NewLogReporter(l *slog.Logger) Reporter {
 	})
 }
 
-// Failed reports whether the status is 400 or more or the outcome is not
-// completed.
+// Failed reports whether the status is 400 or more or the outcome is not completed.
 func (r Record) Failed() bool {
 	return r.StatusCode >= 400 || r.Outcome != OutcomeCompleted
 }
@@ -245,9 +239,8 @@ func newSinkConfig(r Reporter, opts []ReporterOption) sinkConfig {
 	return c
 }
 
-// CaptureContent gives the reporter [Record].Content with up to maxBytes of each
-// body. Bodies hold prompts and answers: know where they end up. maxBytes must be
-// positive.
+// CaptureContent gives the reporter [Record].Content with up to maxBytes of each body. Bodies hold
+// prompts and answers: know where they end up. maxBytes must be positive.
 func CaptureContent(maxBytes int) ReporterOption {
 	if maxBytes <= 0 {
 		maxBytes = -1 // New refuses it
@@ -262,9 +255,8 @@ func QueueSize(records int, bytes int64) ReporterOption {
 	return reporterOptionFunc(func(c *sinkConfig) { c.Items, c.Bytes = records, bytes })
 }
 
-// BatchSize bounds the records of one call of Report. The default is 100. A
-// batch is not waited for: it is what has gathered during the call before. n
-// must be positive.
+// BatchSize bounds the records of one call of Report. The default is 100. A batch is not waited
+// for: it is what has gathered during the call before. n must be positive.
 func BatchSize(n int) ReporterOption {
 	return reporterOptionFunc(func(c *sinkConfig) { c.Batch = n })
 }

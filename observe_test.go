@@ -36,8 +36,7 @@ func (c *collector) Report(_ context.Context, batch []apexproxy.Record) error {
 	return nil
 }
 
-// settle waits until p has ended all exchanges: an answer is at the client a
-// moment before that.
+// settle waits until p has ended all exchanges: an answer is at the client a moment before that.
 func settle(p *apexproxy.Proxy) {
 	for start := time.Now(); p.Stats().InFlight > 0 && time.Since(start) < 10*time.Second; {
 		runtime.Gosched()

@@ -9,10 +9,9 @@ import (
 	"time"
 )
 
-// An Option configures a [Proxy]. The order of options does not matter.
-// [WithProvider], [WithReporter] and [WithCORS] add to what was given before;
-// of the others the last one counts. Slices and maps passed in are copied, except
-// a [ChatProfile].
+// An Option configures a [Proxy]. The order of options does not matter. [WithProvider],
+// [WithReporter] and [WithCORS] add to what was given before; of the others the last one counts.
+// Slices and maps passed in are copied, except a [ChatProfile].
 type Option interface{ apply(*config) }
 
 type optionFunc func(*config)
@@ -97,30 +96,26 @@ func (c *config) validate() error {
 	return errors.Join(errs...)
 }
 
-// WithGateway turns gateway mode on. Without it, requests that name no upstream
-// are refused.
+// WithGateway turns gateway mode on. Without it, requests that name no upstream are refused.
 func WithGateway(g Gateway) Option {
 	g.ForwardHeaders = slices.Clone(g.ForwardHeaders)
 	return optionFunc(func(c *config) { c.gateway = &g })
 }
 
-// WithProvider adds a row to the provider table, or replaces the row of the
-// same name.
+// WithProvider adds a row to the provider table, or replaces the row of the same name.
 func WithProvider(row Provider) Option {
 	return optionFunc(func(c *config) { c.providers = append(c.providers, row) })
 }
 
-// WithPassthrough turns passthrough on. Read [Passthrough] before turning it on
-// where strangers can reach the proxy. Without this option a request with
-// X-APEX-AI-PROXY-PROVIDER is refused.
+// WithPassthrough turns passthrough on. Read [Passthrough] before turning it on where strangers can
+// reach the proxy. Without this option a request with X-APEX-AI-PROXY-PROVIDER is refused.
 func WithPassthrough(p Passthrough) Option {
 	p.Hosts = slices.Clone(p.Hosts)
 	return optionFunc(func(c *config) { c.passthrough = &p })
 }
 
-// WithAuth replaces the gateway token as what clients present in gateway mode.
-// Passthrough has its own: [Passthrough].Auth. A nil Authenticator makes [New]
-// fail.
+// WithAuth replaces the gateway token as what clients present in gateway mode. Passthrough has its
+// own: [Passthrough].Auth. A nil Authenticator makes [New] fail.
 func WithAuth(a Authenticator) Option {
 	return optionFunc(func(c *config) { c.auth, c.authSet = a, true })
 }
@@ -132,10 +127,9 @@ func WithMapping(mapping string) Option {
 	return optionFunc(func(c *config) { c.mapping = mapping })
 }
 
-// WithStrictConversion refuses with 400 a request that conversion between
-// protocols cannot carry whole. Without it the request goes on without what
-// cannot be carried, and that is named in the answer's X-Apex-Ai-Proxy-Dropped
-// and in [Record].Dropped.
+// WithStrictConversion refuses with 400 a request that conversion between protocols cannot carry
+// whole. Without it the request goes on without what cannot be carried, and that is named in the
+// answer's X-Apex-Ai-Proxy-Dropped and in [Record].Dropped.
 func WithStrictConversion() Option {
 	return optionFunc(func(c *config) { c.strict = true })
 }
@@ -153,21 +147,18 @@ func WithMaxRequestBytes(n int64) Option {
 	return optionFunc(func(c *config) { c.maxRequest = n })
 }
 
-// WithMaxBufferedBytes bounds the bodies that the Proxy holds at one time: those
-// of requests, and answers that are read whole to be converted. Past it requests
-// are answered with 503 and Retry-After. The default is
-// 512 MiB, or the bound of one body when that is more. A request that is
-// inflated or converted counts with both forms. n must not be less than the
-// bound of one body.
+// WithMaxBufferedBytes bounds the bodies that the Proxy holds at one time: those of requests, and
+// answers that are read whole to be converted. Past it requests are answered with 503 and
+// Retry-After. The default is 512 MiB, or the bound of one body when that is more. A request that
+// is inflated or converted counts with both forms. n must not be less than the bound of one body.
 func WithMaxBufferedBytes(n int64) Option {
 	return optionFunc(func(c *config) { c.maxBuffered = n })
 }
 
-// WithTransport replaces the transport made by [NewTransport]. The gateway uses
-// it as it is. Passthrough uses a clone that has no proxy and, unless
-// [Passthrough].Hosts is set, only dials public addresses; a RoundTripper that
-// is not an *http.Transport is accepted for passthrough only with Hosts, and
-// then used as it is: it must not follow redirects.
+// WithTransport replaces the transport made by [NewTransport]. The gateway uses it as it is.
+// Passthrough uses a clone that has no proxy and, unless [Passthrough].Hosts is set, only dials
+// public addresses; a RoundTripper that is not an *http.Transport is accepted for passthrough only
+// with Hosts, and then used as it is: it must not follow redirects.
 func WithTransport(rt http.RoundTripper) Option {
 	return optionFunc(func(c *config) { c.transport = rt })
 }
@@ -179,18 +170,16 @@ func WithReporter(r Reporter, opts ...ReporterOption) Option {
 	return optionFunc(func(c *config) { c.sinks = append(c.sinks, newSinkConfig(r, opts)) })
 }
 
-// WithLogger sets where the Proxy logs what no answer and no record can tell,
-// such as a failing reporter. The default discards. No line holds a secret or a
-// body.
+// WithLogger sets where the Proxy logs what no answer and no record can tell, such as a failing
+// reporter. The default discards. No line holds a secret or a body.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) { c.logger = l })
 }
 
-// NewTransport returns the default transport: many idle connections to one
-// host, HTTP/2, no compression of its own, and no limit on the time until an
-// answer begins, because a completion's headers may take minutes. It honours
-// the proxy settings of the environment as [http.DefaultTransport] does. Change
-// it and pass it to [WithTransport].
+// NewTransport returns the default transport: many idle connections to one host, HTTP/2, no
+// compression of its own, and no limit on the time until an answer begins, because a completion's
+// headers may take minutes. It honours the proxy settings of the environment as
+// [http.DefaultTransport] does. Change it and pass it to [WithTransport].
 func NewTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,

@@ -16,19 +16,16 @@ import (
 	"github.com/loadchange/apexproxy/internal/protocol"
 )
 
-// Passthrough lets clients name the upstream in X-APEX-AI-PROXY-PROVIDER and
-// bring its key. The zero value lets anybody who can reach the proxy send
-// requests to any public host from the proxy's address: on a network that
-// others share, set Hosts, Auth or both.
+// Passthrough lets clients name the upstream in X-APEX-AI-PROXY-PROVIDER and bring its key. The
+// zero value lets anybody who can reach the proxy send requests to any public host from the proxy's
+// address: on a network that others share, set Hosts, Auth or both.
 type Passthrough struct {
-	// Hosts, when not empty, is an exact allowlist of host[:port] (443 when
-	// absent). A listed host may be anywhere, loopback and private networks
-	// included, because the operator named it. When empty, the dialer connects
-	// to public addresses only, checked after name resolution.
+	// Hosts, when not empty, is an exact allowlist of host[:port] (443 when absent). A listed host
+	// may be anywhere, loopback and private networks included, because the operator named it. When
+	// empty, the dialer connects to public addresses only, checked after name resolution.
 	Hosts []string
-	// Auth, when not nil, decides who may use passthrough. Authorization
-	// belongs to the upstream here: clients present theirs in
-	// X-APEX-AI-PROXY-TOKEN (see [Tokens]).
+	// Auth, when not nil, decides who may use passthrough. Authorization belongs to the upstream
+	// here: clients present theirs in X-APEX-AI-PROXY-TOKEN (see [Tokens]).
 	Auth Authenticator
 }
 
@@ -141,8 +138,7 @@ func parseDestination(s string) (destination, error) {
 	if err != nil {
 		return d, errors.New("has a base path with a broken % escape")
 	}
-	// Decoded once more: an upstream that decodes twice must not see dots that
-	// we did not.
+	// Decoded once more: an upstream that decodes twice must not see dots that we did not.
 	if twice, err := url.PathUnescape(plain); hasDotSegment(plain) || err == nil && hasDotSegment(twice) {
 		return d, errors.New("has a . or .. segment in its base path")
 	}

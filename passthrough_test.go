@@ -441,8 +441,7 @@ func TestPassthroughRepeatedHeader(t *testing.T) {
 	}
 }
 
-// TestPassthroughClientPath: dot segments in the client's own path could climb
-// out of a base path.
+// TestPassthroughClientPath: dot segments in the client's own path could climb out of a base path.
 func TestPassthroughClientPath(t *testing.T) {
 	t.Parallel()
 	up := newUpstream(t)

@@ -7,8 +7,9 @@ import (
 )
 
 // ChatProfile says how one model at one provider wants to be asked over Chat Completions, for
-// requests that are converted to it. The zero value is a provider of which nothing is known: it gets
-// max_tokens, sampling, tools and schemas as they are, and no field that only some providers take.
+// requests that are converted to it. The zero value is a provider of which nothing is known: it
+// gets max_tokens, sampling, tools and schemas as they are, and no field that only some providers
+// take.
 //
 // Start from [ProfileFor], change what differs, and set it in [Provider].Profile. What a profile
 // says is not taken is left out of the request and named in [Record].Dropped.

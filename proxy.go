@@ -264,8 +264,8 @@ func (p *Proxy) authenticate(x *exchange) *reply {
 }
 
 // route decides where the request goes and with which model. In passthrough the client's header
-// names the target, and the model is mapped if there is one; through the gateway the model names the
-// provider. Both read the body, once.
+// names the target, and the model is mapped if there is one; through the gateway the model names
+// the provider. Both read the body, once.
 func (p *Proxy) route(x *exchange) *reply {
 	switch {
 	case x.mode == ModeGateway && p.gateway == nil:
@@ -372,8 +372,8 @@ func (p *Proxy) Stats() Stats {
 // Shutdown hands all waiting records to the reporters and ends their goroutines. Call it after
 // [http.Server.Shutdown], which waits for open streams. It stops reporting, not serving: records of
 // later exchanges are dropped and counted. When ctx ends first, what is left is dropped and counted
-// and ctx's error returned, also when a reporter does not return. It also closes idle connections of
-// the transports that New made, never of one passed in. A second call waits like the first.
+// and ctx's error returned, also when a reporter does not return. It also closes idle connections
+// of the transports that New made, never of one passed in. A second call waits like the first.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	for _, t := range p.owned {
 		t.CloseIdleConnections()

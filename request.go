@@ -197,15 +197,17 @@ func askForUsage(b []byte, members int) ([]byte, bool) {
 	return body.Splice(b, m.Start, m.End, options), true
 }
 
-// releaseEarly gives back what is held of the body while the answer lasts, which may be minutes. The
-// transport can be a moment late to say that it is done, so that it is asked again with every read.
+// releaseEarly gives back what is held of the body while the answer lasts, which may be minutes.
+// The transport can be a moment late to say that it is done, so that it is asked again with every
+// read.
 func (x *exchange) releaseEarly() {
 	if x.outbound != nil && x.loan.Returned() {
 		x.release()
 	}
 }
 
-// release gives back all that is held of the body. Whoever may still read the outbound one keeps it.
+// release gives back all that is held of the body. Whoever may still read the outbound one keeps
+// it.
 func (x *exchange) release() {
 	if !x.loan.Back() {
 		x.allowance.Forget()

@@ -209,8 +209,7 @@ func TestStreamEventByEvent(t *testing.T) {
 					t.Fatalf("client speaks %s, upstream %s", res.Proto, rig.upstream.Requests()[0].Proto)
 				}
 				for i, event := range events {
-					// A large event only fits the buffers when it is read
-					// while it is sent.
+					// A large event only fits the buffers when it is read while it is sent.
 					sent := make(chan error, 1)
 					go func() { sent <- gate.Next(req.Context()) }()
 					got := make([]byte, len(event))
@@ -271,9 +270,8 @@ func TestStreamChunkings(t *testing.T) {
 	}
 }
 
-// Where nobody has to read the answer, a client that accepts gzip gets what the
-// upstream compressed, still event by event; in gateway mode the proxy asks for
-// readable answers.
+// Where nobody has to read the answer, a client that accepts gzip gets what the upstream
+// compressed, still event by event; in gateway mode the proxy asks for readable answers.
 func TestStreamCompressed(t *testing.T) {
 	t.Parallel()
 	events := apexproxytest.ChatStream("a", "b")
@@ -400,7 +398,8 @@ func TestLateInformationalAnswer(t *testing.T) {
 	}
 }
 
-// shortWriter takes less than it is given and says nothing of it, as a broken wrapper of a host may.
+// shortWriter takes less than it is given and says nothing of it, as a broken wrapper of a host
+// may.
 type shortWriter struct{ http.ResponseWriter }
 
 func (w shortWriter) Write(b []byte) (int, error) { return w.ResponseWriter.Write(b[:len(b)/2]) }

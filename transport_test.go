@@ -191,9 +191,8 @@ func TestTransportTimeout(t *testing.T) {
 	}
 }
 
-// What a RoundTripper may do with a request body by its contract: get it again
-// while the exchange lasts, and read on after it returned, when there is
-// nothing left to see.
+// What a RoundTripper may do with a request body by its contract: get it again while the exchange
+// lasts, and read on after it returned, when there is nothing left to see.
 func TestBodyOfARoundTripper(t *testing.T) {
 	t.Parallel()
 	const want = `{"model":"m","n":1}`

@@ -17,10 +17,9 @@ const (
 	maxErrorText = 1 << 10
 )
 
-// A Client reads from a store what a [Reporter] wrote. It may be used
-// concurrently. Each method makes one call, tries nothing again and reads
-// answers of at most 64 MiB. An answer that is not a success is an [*Error];
-// mistakes in the arguments are found before anything is sent.
+// A Client reads from a store what a [Reporter] wrote. It may be used concurrently. Each method
+// makes one call, tries nothing again and reads answers of at most 64 MiB. An answer that is not a
+// success is an [*Error]; mistakes in the arguments are found before anything is sent.
 type Client struct {
 	s *store
 }
@@ -138,10 +137,9 @@ type Detail struct {
 	ExpiresAt time.Time
 }
 
-// Detail reads the payloads of 1 to 100 points by their ref_id, blob5. Payloads
-// that have expired are left out; the order is the store's. A store without D1
-// answers with status 501. The store does not check to which project a ref_id
-// belongs.
+// Detail reads the payloads of 1 to 100 points by their ref_id, blob5. Payloads that have expired
+// are left out; the order is the store's. A store without D1 answers with status 501. The store
+// does not check to which project a ref_id belongs.
 func (c *Client) Detail(ctx context.Context, refIDs []string) ([]Detail, error) {
 	if len(refIDs) == 0 || len(refIDs) > maxRefIDs {
 		return nil, fmt.Errorf("aepipe: refIDs must have 1 to %d elements, not %d", maxRefIDs, len(refIDs))

@@ -119,8 +119,7 @@ func checkBaseURL(base string) error {
 	return nil
 }
 
-// checkToken refuses what the store cannot read: it takes the text between the
-// first two spaces.
+// checkToken refuses what the store cannot read: it takes the text between the first two spaces.
 func checkToken(token string) error {
 	if token == "" {
 		return errors.New("aepipe: Config.Token is empty: set it to the store's ADMIN_TOKEN")

@@ -64,11 +64,10 @@
 //
 // # Limits
 //
-// Analytics Engine cuts a point whose blobs exceed 16 KB without saying so, and
-// D1 refuses rows over 2 MB. Both are kept from happening here: the longest blobs
-// are shortened and end in "…", a body is cut at 512 KiB, or earlier where its
-// JSON would grow too much, and ends in "…[truncated]"; headers and other texts
-// are bounded too. Bytes that are not UTF-8 become U+FFFD.
+// Analytics Engine cuts a point whose blobs exceed 16 KB without saying so, and D1 refuses rows
+// over 2 MB. Both are kept from happening here: the longest blobs are shortened and end in "…", a
+// body is cut at 512 KiB, or earlier where its JSON would grow too much, and ends in
+// "…[truncated]"; headers and other texts are bounded too. Bytes that are not UTF-8 become U+FFFD.
 //
 // # Queries
 //

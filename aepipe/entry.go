@@ -322,9 +322,8 @@ func body(b []byte, truncated bool) *string {
 	return &text
 }
 
-// fitBlobs makes all texts valid UTF-8 and shortens the longest ones until their
-// sum is within budget, so that short ones stay whole. The budget must be at
-// least that of a few marks.
+// fitBlobs makes all texts valid UTF-8 and shortens the longest ones until their sum is within
+// budget, so that short ones stay whole. The budget must be at least that of a few marks.
 func fitBlobs(texts []string, budget int) {
 	lengths := make([]int, len(texts))
 	for i, s := range texts {
@@ -344,8 +343,7 @@ func fitBlobs(texts []string, budget int) {
 	}
 }
 
-// shorten returns s as valid UTF-8 with at most n bytes, also as JSON. What was
-// cut ends in "…".
+// shorten returns s as valid UTF-8 with at most n bytes, also as JSON. What was cut ends in "…".
 func shorten(s string, n int) string { return limit(s, n, n) }
 
 func limit(s string, maxBytes, maxJSON int) string {

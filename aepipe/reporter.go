@@ -40,20 +40,17 @@ func New(cfg Config) (*Reporter, error) {
 	return &Reporter{s}, nil
 }
 
-// Report implements [apexproxy.Reporter]. It writes the records to both
-// logstores, at the same time and independently: one that fails does not stop
-// the other, and the errors of both are joined. Calls hold at most 250 records
-// and 8 MiB.
+// Report implements [apexproxy.Reporter]. It writes the records to both logstores, at the same time
+// and independently: one that fails does not stop the other, and the errors of both are joined.
+// Calls hold at most 250 records and 8 MiB.
 //
-// Answers 429 and 5xx and failures of the network are tried again, five times
-// in all, after a random wait that grows and is at least what Retry-After asks
-// for. No wait goes beyond the deadline of ctx: the error comes early instead.
-// The store cannot tell a repeated call from a new one, so a call that was
-// stored before its answer got lost is stored twice.
+// Answers 429 and 5xx and failures of the network are tried again, five times in all, after a
+// random wait that grows and is at least what Retry-After asks for. No wait goes beyond the
+// deadline of ctx: the error comes early instead. The store cannot tell a repeated call from a new
+// one, so a call that was stored before its answer got lost is stored twice.
 //
-// An error says how many records are not, or not whole, in which logstore. It
-// wraps an [*Error] when the store answered, and holds nothing of the records,
-// the answer or the token.
+// An error says how many records are not, or not whole, in which logstore. It wraps an [*Error]
+// when the store answered, and holds nothing of the records, the answer or the token.
 func (r *Reporter) Report(ctx context.Context, batch []apexproxy.Record) error {
 	s := r.s
 	raw := make(chan error, 1)

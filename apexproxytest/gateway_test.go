@@ -14,7 +14,8 @@ import (
 
 const chatBody = `{"model":"gpt-5.5","messages":[]}`
 
-// call sends a request with the gateway's token unless header says otherwise, and returns the answer with its body read.
+// call sends a request with the gateway's token unless header says otherwise, and returns the
+// answer with its body read.
 func call(t *testing.T, g *apexproxytest.Gateway, method, path, body string, header ...string) (*http.Response, string) {
 	t.Helper()
 	if !strings.HasPrefix(path, "http") {

@@ -35,10 +35,9 @@ import (
 // Where newReporter returns one, usually a wrapper made for the test, Run also
 // checks that Report delivers each record once, and before it returns.
 //
-// Delivered returns what the destination holds, in any order. A field that the
-// destination does not keep stays zero and is not compared. Of the others ID,
-// Provider, RequestModel, StatusCode and Outcome are.
-// A Reporter that leaves out records on purpose should not be a Deliverer.
+// Delivered returns what the destination holds, in any order. A field that the destination does not
+// keep stays zero and is not compared. Of the others ID, Provider, RequestModel, StatusCode and
+// Outcome are. A Reporter that leaves out records on purpose should not be a Deliverer.
 type Deliverer interface {
 	apexproxy.Reporter
 	Delivered() []apexproxy.Record
@@ -49,11 +48,10 @@ const (
 	grace    = 5 * time.Second // for a context that is done
 )
 
-// Run runs each case of the contract as a subtest on a Reporter of its own,
-// which newReporter makes and whose destination it starts; it cleans up with
-// t.Cleanup. The destination should work and be empty. The subtest Deadline is
-// better with one that never answers: strings.HasSuffix(t.Name(), "/Deadline")
-// tells.
+// Run runs each case of the contract as a subtest on a Reporter of its own, which newReporter makes
+// and whose destination it starts; it cleans up with t.Cleanup. The destination should work and be
+// empty. The subtest Deadline is better with one that never answers: strings.HasSuffix(t.Name(),
+// "/Deadline") tells.
 //
 // A Report that does not return is left running. It fails its case after a
 // minute, or five seconds after its context was done.

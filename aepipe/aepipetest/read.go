@@ -10,7 +10,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// query answers in the JSON format of the Analytics Engine SQL API. The SQL is not run: see SetRows.
+// query answers in the JSON format of the Analytics Engine SQL API. The SQL is not run: see
+// SetRows.
 func (s *Server) query(c call) answer {
 	if strings.TrimSpace(gjson.GetBytes(c.body, "sql").Str) == "" {
 		return refuse(http.StatusBadRequest, "sql is required")

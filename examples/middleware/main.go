@@ -1,6 +1,5 @@
-// Middleware wraps the proxy with what a service has of its own: API keys that
-// belong to tenants, the tenant's name on every request in the gateway's logs,
-// and an access log.
+// Middleware wraps the proxy with what a service has of its own: API keys that belong to tenants,
+// the tenant's name on every request in the gateway's logs, and an access log.
 package main
 
 import (
@@ -79,13 +78,11 @@ func newProxy(getenv func(string) string) (*apexproxy.Proxy, error) {
 	)
 }
 
-// tenantKeys holds the tenant of each key under the key's hash: a lookup then
-// takes no time that tells how much of a guess was right, and a dump of the map
-// shows no key.
+// tenantKeys holds the tenant of each key under the key's hash: a lookup then takes no time that
+// tells how much of a guess was right, and a dump of the map shows no key.
 type tenantKeys map[[sha256.Size]byte]string
 
-// parseKeys reads tenant=key entries separated by commas. Its errors name the
-// tenant at most.
+// parseKeys reads tenant=key entries separated by commas. Its errors name the tenant at most.
 func parseKeys(s string) (tenantKeys, error) {
 	keys := tenantKeys{}
 	for entry := range strings.SplitSeq(s, ",") {
@@ -140,9 +137,8 @@ func logAccess(logger *slog.Logger, next http.Handler) http.Handler {
 	})
 }
 
-// loggedWriter notes status and size. Unwrap is all that streaming needs:
-// through it [http.ResponseController] finds Flush and the deadlines of the
-// server's own writer.
+// loggedWriter notes status and size. Unwrap is all that streaming needs: through it
+// [http.ResponseController] finds Flush and the deadlines of the server's own writer.
 type loggedWriter struct {
 	http.ResponseWriter
 	status int

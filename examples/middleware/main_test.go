@@ -36,8 +36,7 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// serve returns the example's handler on a server. log is complete after the
-// server's Close.
+// serve returns the example's handler on a server. log is complete after the server's Close.
 func serve(t *testing.T, gateway *apexproxytest.Gateway, writeTimeout time.Duration) (server *httptest.Server, log *lockedBuffer) {
 	t.Helper()
 	env := map[string]string{

@@ -1,6 +1,5 @@
-// Mount puts the proxy into a service that exists already: on the service's own
-// mux, beside its own routes, behind its own middleware, and into the order of
-// its shutdown.
+// Mount puts the proxy into a service that exists already: on the service's own mux, beside its own
+// routes, behind its own middleware, and into the order of its shutdown.
 package main
 
 import (
@@ -87,8 +86,7 @@ func newHandler(proxy http.Handler) http.Handler {
 	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "hello from the service itself")
 	})
-	// Clients use http://…/ai/v1 as an OpenAI base URL, http://…/ai as an
-	// Anthropic one.
+	// Clients use http://…/ai/v1 as an OpenAI base URL, http://…/ai as an Anthropic one.
 	mux.Handle("/ai/", http.StripPrefix("/ai", proxy))
 	return recoverPanics(mux)
 }

@@ -249,8 +249,7 @@ func TestAddrMistakes(t *testing.T) {
 	}
 }
 
-// TestAepipe finds the exchange in both logstores when run has returned: the
-// stop flushes.
+// TestAepipe finds the exchange in both logstores when run has returned: the stop flushes.
 func TestAepipe(t *testing.T) {
 	t.Parallel()
 	gateway := apexproxytest.NewGateway(apexproxytest.GatewayConfig{})

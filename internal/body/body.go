@@ -1,5 +1,5 @@
-// Package body reads a request body once, within bounds, and finds and replaces single values of the
-// JSON in it without touching another byte.
+// Package body reads a request body once, within bounds, and finds and replaces single values of
+// the JSON in it without touching another byte.
 package body
 
 import (
@@ -22,8 +22,7 @@ var (
 	ErrEncoding = errors.New("body: not valid gzip")
 )
 
-// Budget is a number of bytes that all buffered bodies share. It is safe for
-// concurrent use.
+// Budget is a number of bytes that all buffered bodies share. It is safe for concurrent use.
 type Budget struct{ left atomic.Int64 }
 
 // NewBudget returns a budget of n bytes.
@@ -33,9 +32,8 @@ func NewBudget(n int64) *Budget {
 	return b
 }
 
-// Reader reads bodies within a limit and a shared budget, into pooled memory. It
-// remembers what it took so that [Reader.Release] can give it back. Not for
-// concurrent use.
+// Reader reads bodies within a limit and a shared budget, into pooled memory. It remembers what it
+// took so that [Reader.Release] can give it back. Not for concurrent use.
 type Reader struct {
 	Limit  int64 // bytes of one body
 	Budget *Budget
@@ -58,8 +56,7 @@ const (
 	maxPooled   = 1 << 20
 )
 
-// buffer returns an empty buffer of at least n bytes and at most the limit,
-// charged to the budget.
+// buffer returns an empty buffer of at least n bytes and at most the limit, charged to the budget.
 func (r *Reader) buffer(n int64) ([]byte, error) {
 	class := 0
 	for class < len(poolSizes) && poolSizes[class] < n {
@@ -187,10 +184,9 @@ func ended(src io.Reader) error {
 	return nil
 }
 
-// Source hands out readers over one buffer until it is closed. An
-// [net/http.RoundTripper] may read a request body after it returned; a closed
-// Source makes such a late reader fail instead of seeing memory that was given
-// back. The zero Source is closed.
+// Source hands out readers over one buffer until it is closed. An [net/http.RoundTripper] may read
+// a request body after it returned; a closed Source makes such a late reader fail instead of seeing
+// memory that was given back. The zero Source is closed.
 type Source struct {
 	mu sync.Mutex
 	b  []byte
@@ -245,8 +241,7 @@ func (r *Reader) Inflate(b []byte) ([]byte, error) {
 	return out, err
 }
 
-// Replace returns doc with the value of m replaced by the JSON string s, as
-// [Splice] does it.
+// Replace returns doc with the value of m replaced by the JSON string s, as [Splice] does it.
 func Replace(doc []byte, m Member, s string) []byte {
 	return Splice(doc, m.Start, m.End, quote(s))
 }

@@ -208,9 +208,8 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A client that declares 32 MiB and sends little holds little: the declared
-// size buys the largest pooled buffer at most, and what is held beyond it
-// stays in proportion to what has arrived.
+// A client that declares 32 MiB and sends little holds little: the declared size buys the largest
+// pooled buffer at most, and what is held beyond it stays in proportion to what has arrived.
 func TestDeclaredSizeReservesNothing(t *testing.T) {
 	t.Parallel()
 	const size = 32 << 20

@@ -36,13 +36,13 @@ func (m Member) True(doc []byte) bool {
 }
 
 // maxWhole is the size up to which a body is checked whole. What a prompt of more holds inside of
-// its strings is for the provider to judge: looking at every byte of it would be a good part of what
-// an exchange costs.
+// its strings is for the provider to judge: looking at every byte of it would be a good part of
+// what an exchange costs.
 const maxWhole = 64 << 10
 
 // Scan checks that b is exactly one JSON text and finds the members that the proxy reads. Names are
-// compared decoded, so "mod\u0065l" counts. Up to 64 KiB all of b is checked, as [rawjson.Scan] does
-// with the same errors; beyond, the structure and the members that are found, see
+// compared decoded, so "mod\u0065l" counts. Up to 64 KiB all of b is checked, as [rawjson.Scan]
+// does with the same errors; beyond, the structure and the members that are found, see
 // [rawjson.ScanStructure], and Doc.Whole is false. It keeps nothing of b.
 func Scan(b []byte) (Doc, error) {
 	doc := Doc{Whole: len(b) <= maxWhole}

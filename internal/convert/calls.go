@@ -152,8 +152,8 @@ func (t *callTable) giveID(c *call, made func() string) {
 }
 
 // input makes a tool's input out of the text of its arguments: the object in it, also one that was
-// encoded twice; {} for none at all; the closed beginning of an object if the answer was cut; {} for
-// anything else. exact is false when something was lost.
+// encoded twice; {} for none at all; the closed beginning of an object if the answer was cut; {}
+// for anything else. exact is false when something was lost.
 func input(args rawjson.Text, cut bool) (object rawjson.Value, exact bool) {
 	s := rawjson.Value(rawjson.Trim(args.Decode()))
 	if s.IsString() && rawjson.Valid(s) {

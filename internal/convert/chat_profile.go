@@ -78,10 +78,11 @@ var (
 	}
 )
 
-// ProfileFor returns the profile of a model at a provider, after the table in section 0.3 of the conversion
-// specification. A provider that is unknown, or only a way to others ("compat", "dynamic"), is taken from the first
-// part of model where that is known; failing that the generic row applies with the reasoning rules of the model's
-// family, and with the whole row of the family when provider is empty. Upper and lower case are the same.
+// ProfileFor returns the profile of a model at a provider, after the table in section 0.3 of the
+// conversion specification. A provider that is unknown, or only a way to others ("compat",
+// "dynamic"), is taken from the first part of model where that is known; failing that the generic
+// row applies with the reasoning rules of the model's family, and with the whole row of the family
+// when provider is empty. Upper and lower case are the same.
 func ProfileFor(provider, model string) ChatProfile {
 	model = strings.ToLower(model)
 	row := rowName(provider)
@@ -217,8 +218,8 @@ func (p *ChatProfile) openAI(name string, v float64) {
 	}
 }
 
-// version reads the number behind the first hyphen: 5.4 of gpt-5.4-mini, 0 where there is none. A number of three
-// digits or more is a date or a size.
+// version reads the number behind the first hyphen: 5.4 of gpt-5.4-mini, 0 where there is none. A
+// number of three digits or more is a date or a size.
 func version(name string) float64 {
 	_, s, _ := strings.Cut(name, "-")
 	end := 0
@@ -235,8 +236,8 @@ func version(name string) float64 {
 // effortRank orders the values of both protocols.
 var effortRank = map[string]int{"none": 0, "minimal": 1, "low": 2, "medium": 3, "high": 4, "xhigh": 5, "max": 6}
 
-// effort returns the value to send for a wanted one: itself, or the nearest lower one that is taken, or the lowest; ""
-// when none is.
+// effort returns the value to send for a wanted one: itself, or the nearest lower one that is
+// taken, or the lowest; "" when none is.
 func (p *ChatProfile) effort(want string) string {
 	if p.AnyEffort {
 		return want

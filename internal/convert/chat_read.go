@@ -257,9 +257,9 @@ func readDelta(v rawjson.Value) (d delta) {
 	return d
 }
 
-// likeChunk knows how the chunks of a stream begin and end that hold nothing but a piece of text, or
-// of one call's arguments. Most chunks are like the one before but for that, and so are not parsed
-// again: outside of one valid string their bytes are the same, so they mean the same.
+// likeChunk knows how the chunks of a stream begin and end that hold nothing but a piece of text,
+// or of one call's arguments. Most chunks are like the one before but for that, and so are not
+// parsed again: outside of one valid string their bytes are the same, so they mean the same.
 type likeChunk struct {
 	kind           BlockKind
 	call           callPiece // of a CallBlock, without arguments

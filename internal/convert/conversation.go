@@ -155,7 +155,8 @@ const (
 	TierOther         // one that no other protocol knows
 )
 
-// normalize brings the conversation into the order that Turn promises. drop is told of what is lost.
+// normalize brings the conversation into the order that Turn promises. drop is told of what is
+// lost.
 func (c *Conversation) normalize(drop func(string)) {
 	for len(c.Turns) > 0 && c.Turns[0].Role == System {
 		for i := range c.Turns[0].Items {

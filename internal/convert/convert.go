@@ -16,7 +16,8 @@ type Params struct {
 	Provider string
 	// Model goes into the request's "model" as it is.
 	Model string
-	// ClientModel is the model as the client wrote it, and stands in the answers. Empty means Model.
+	// ClientModel is the model as the client wrote it, and stands in the answers. Empty means
+	// Model.
 	ClientModel string
 	// Profile replaces what ProfileFor says. Nil means the table. It is copied.
 	Profile *ChatProfile
@@ -60,9 +61,9 @@ const maxDropped = 64
 
 // Dropped returns the names of what was left out or changed because the upstream's protocol or the
 // provider has no place for it: "top_k", "tools.web_search_20250305",
-// "messages.3.content.1:thinking". They are sorted, each stands once, there are at most 64, and none
-// holds a value. After an answer was converted they include its losses, "response.…". Prompt cache
-// marks are not counted: they do not change what is said.
+// "messages.3.content.1:thinking". They are sorted, each stands once, there are at most 64, and
+// none holds a value. After an answer was converted they include its losses, "response.…". Prompt
+// cache marks are not counted: they do not change what is said.
 func (c *Conversion) Dropped() []string {
 	slices.Sort(c.dropped)
 	return c.dropped
@@ -86,8 +87,9 @@ func Can(client, upstream protocol.Protocol) bool {
 // error is always of status 400 and names the field. See section 1 of the conversion specification
 // for the rules.
 //
-// Of what it cannot express the conversion tells in [Conversion.Dropped]. Nothing is fetched: images
-// by URL go on as URLs. Raw JSON (tool inputs, schemas) keeps its numbers, key order and characters.
+// Of what it cannot express the conversion tells in [Conversion.Dropped]. Nothing is fetched:
+// images by URL go on as URLs. Raw JSON (tool inputs, schemas) keeps its numbers, key order and
+// characters.
 func Convert(body []byte, client, upstream protocol.Protocol, p Params) (*Conversion, *Error) {
 	if !Can(client, upstream) {
 		return nil, invalid("this protocol cannot be converted to the provider's")

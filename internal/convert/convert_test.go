@@ -500,7 +500,8 @@ func TestStripOwnThinking(t *testing.T) {
 	}
 }
 
-// TestSignatureRoundTrip takes a signature through a whole round: made in an answer, used in the next request.
+// TestSignatureRoundTrip takes a signature through a whole round: made in an answer, used in the
+// next request.
 func TestSignatureRoundTrip(t *testing.T) {
 	t.Parallel()
 	p := Params{Provider: "google-ai-studio", Model: "gemini-3-pro"}

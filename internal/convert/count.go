@@ -14,11 +14,11 @@ const (
 	toolTokens     = 8
 )
 
-// CountTokens estimates the input tokens of a Messages request, for providers that cannot count: two
-// tokens for seven ASCII characters, one for any other character, 1600 for an image, one for 40
-// characters of an encoded document, and a few for every message and tool. Thinking of earlier turns
-// counts nothing, as most providers never get it. It is no tokenizer and can be far off. body must
-// be valid JSON; max_tokens need not be there.
+// CountTokens estimates the input tokens of a Messages request, for providers that cannot count:
+// two tokens for seven ASCII characters, one for any other character, 1600 for an image, one for 40
+// characters of an encoded document, and a few for every message and tool. Thinking of earlier
+// turns counts nothing, as most providers never get it. It is no tokenizer and can be far off. body
+// must be valid JSON; max_tokens need not be there.
 func CountTokens(body []byte) (int, *Error) {
 	r, err := readMessages(rawjson.Trim(body), func(string) {})
 	if err != nil {

@@ -234,8 +234,8 @@ func (e *Error) explain(msg string, status int) {
 	}
 }
 
-// tooLong uses the words on which Claude Code compacts the conversation; without them the session is
-// stuck.
+// tooLong uses the words on which Claude Code compacts the conversation; without them the session
+// is stuck.
 func (e *Error) tooLong() {
 	const words = "prompt is too long"
 	e.Status, e.Class = 400, protocol.InvalidRequest

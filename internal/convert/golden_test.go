@@ -140,8 +140,8 @@ func sections(t *testing.T, file string, a *archive, got map[string]string, orde
 	}
 }
 
-// canonical indents JSON for a readable difference. Numbers and strings stay as they are written, and so does the order
-// of members.
+// canonical indents JSON for a readable difference. Numbers and strings stay as they are written,
+// and so does the order of members.
 func canonical(t testing.TB, s string) string {
 	t.Helper()
 	var out bytes.Buffer
@@ -158,7 +158,8 @@ func canonical(t testing.TB, s string) string {
 	}
 }
 
-// pretty breaks a document into lines of bearable length, one for each top-level member and message.
+// pretty breaks a document into lines of bearable length, one for each top-level member and
+// message.
 func pretty(b []byte) string {
 	var out bytes.Buffer
 	if err := json.Indent(&out, b, "", " "); err != nil {
@@ -206,8 +207,8 @@ func TestRequests(t *testing.T) {
 	})
 }
 
-// checkPairs sees to what every OpenAI-like server checks: a tool message answers a call of the assistant message that
-// it stands behind, once, and no call is left without.
+// checkPairs sees to what every OpenAI-like server checks: a tool message answers a call of the
+// assistant message that it stands behind, once, and no call is left without.
 func checkPairs(t testing.TB, chat []byte) {
 	t.Helper()
 	var doc struct {

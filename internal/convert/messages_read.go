@@ -38,8 +38,8 @@ type part struct {
 }
 
 // readMessages reads the conversation of a Messages request, but for its settings: see settle. body
-// must be valid JSON. It walks the messages without stepping over them first: they are nearly all of
-// a request.
+// must be valid JSON. It walks the messages without stepping over them first: they are nearly all
+// of a request.
 func readMessages(body []byte, drop func(string)) (*messagesRequest, *Error) {
 	r := &messagesRequest{drop: drop, items: make([]Item, 0, 8+len(body)/1024)}
 	d := &rawjson.Reader{Doc: body}

@@ -10,8 +10,8 @@ import (
 // maxSchemaDepth is how deep a schema is looked into. Real ones stay below 20.
 const maxSchemaDepth = 32
 
-// isStrict reports whether a schema obeys OpenAI's rules for strict: every object is closed, and all
-// its properties are required. It is never made so: that would change what the tool accepts.
+// isStrict reports whether a schema obeys OpenAI's rules for strict: every object is closed, and
+// all its properties are required. It is never made so: that would change what the tool accepts.
 func isStrict(schema rawjson.Value, depth int) bool {
 	if !schema.IsObject() {
 		return true

@@ -26,9 +26,8 @@ var blocked4 = prefixes(
 	"168.63.129.16/32", // Azure's wire server
 )
 
-// public6 is the only block of IPv6 that IANA has given out as global unicast.
-// Everything that hides an IPv4 address outside it (mapped, compatible, NAT64)
-// is refused by not being in it.
+// public6 is the only block of IPv6 that IANA has given out as global unicast. Everything that
+// hides an IPv4 address outside it (mapped, compatible, NAT64) is refused by not being in it.
 // https://www.iana.org/assignments/ipv6-address-space
 var public6 = netip.MustParsePrefix("2000::/3")
 
@@ -63,10 +62,9 @@ func Public(a netip.Addr) bool {
 	return true
 }
 
-// NewDialer returns a dialer that connects to public addresses only. The check
-// runs after name resolution on the very address that is about to be
-// connected, so a resolver that changes its answer gains nothing. A nil
-// resolver is net.DefaultResolver.
+// NewDialer returns a dialer that connects to public addresses only. The check runs after name
+// resolution on the very address that is about to be connected, so a resolver that changes its
+// answer gains nothing. A nil resolver is net.DefaultResolver.
 func NewDialer(resolver *net.Resolver) *net.Dialer {
 	return &net.Dialer{
 		Timeout:   15 * time.Second,

@@ -365,8 +365,7 @@ func TestDialName(t *testing.T) {
 	l.untouched(t)
 }
 
-// Addresses in the forms of inet_aton are names to Go, whatever a resolver
-// makes of them.
+// Addresses in the forms of inet_aton are names to Go, whatever a resolver makes of them.
 func TestDialOddNumbers(t *testing.T) {
 	t.Parallel()
 	l := newTrap(t, "127.0.0.1")

@@ -160,8 +160,8 @@ func deleteNamed(h http.Header, connection []string) {
 
 // Answer adds to dst what of an upstream's header may reach the client: not what belongs to one
 // connection, and not what only this proxy may say, such as what the upstream said about its own
-// origin (two values of Access-Control-Allow-Origin make browsers refuse an answer). Values that dst
-// has stay. The others are shared with src.
+// origin (two values of Access-Control-Allow-Origin make browsers refuse an answer). Values that
+// dst has stay. The others are shared with src.
 func Answer(dst, src http.Header) {
 	deleteNamed(src, src["Connection"])
 	for name, values := range src {

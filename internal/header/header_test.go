@@ -8,10 +8,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// fates lists every header that the package knows or that a client is known to
-// send, and whether it goes upstream. Hop-by-hop headers, whatever Connection
-// names and Expect are not here: they are gone before or taken out where the
-// outbound request is made.
+// fates lists every header that the package knows or that a client is known to send, and whether it
+// goes upstream. Hop-by-hop headers, whatever Connection names and Expect are not here: they are
+// gone before or taken out where the outbound request is made.
 var fates = []struct {
 	name                 string
 	gateway, passthrough bool
@@ -313,8 +312,7 @@ func TestRedact(t *testing.T) {
 	}
 }
 
-// Whatever never leaves for an upstream because it is a credential is not shown
-// in a record either.
+// Whatever never leaves for an upstream because it is a credential is not shown in a record either.
 func TestCredentialsAreRedacted(t *testing.T) {
 	t.Parallel()
 	for _, f := range fates {

@@ -34,8 +34,7 @@ func StripQuery(raw string, also ...string) string {
 	})
 }
 
-// RedactQuery returns raw with the values of credential parameters replaced by
-// [Redacted].
+// RedactQuery returns raw with the values of credential parameters replaced by [Redacted].
 func RedactQuery(raw string) string {
 	return cutQuery(raw, "="+Redacted, credentialParam)
 }

@@ -55,10 +55,9 @@ type item[T any] struct {
 	size  int64
 }
 
-// New starts a queue and its worker. handle is called with batches, never
-// concurrently with itself, and must not keep their slice; failed, when not nil, with each error
-// or panic of handle, from the same goroutine. The worker ends after
-// [Queue.Close].
+// New starts a queue and its worker. handle is called with batches, never concurrently with itself,
+// and must not keep their slice; failed, when not nil, with each error or panic of handle, from the
+// same goroutine. The worker ends after [Queue.Close].
 func New[T any](cfg Config, handle func(context.Context, []T) error, failed func(error)) *Queue[T] {
 	q := &Queue[T]{cfg: cfg, handle: handle, failed: failed, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
@@ -99,10 +98,9 @@ func (q *Queue[T]) Stats() Stats {
 	return q.stats
 }
 
-// Close refuses further items and waits until all that wait are handled, or
-// until ctx ends: then the call under way is cancelled, its items and those that
-// wait are counted as dropped, and ctx's error is returned without waiting for
-// the handler. A second Close waits too.
+// Close refuses further items and waits until all that wait are handled, or until ctx ends: then
+// the call under way is cancelled, its items and those that wait are counted as dropped, and ctx's
+// error is returned without waiting for the handler. A second Close waits too.
 func (q *Queue[T]) Close(ctx context.Context) error {
 	q.mu.Lock()
 	if !q.closed {
@@ -147,8 +145,7 @@ func (q *Queue[T]) work() {
 	}
 }
 
-// take moves the next items into the batch and returns their size. They count as
-// held until settle.
+// take moves the next items into the batch and returns their size. They count as held until settle.
 func (q *Queue[T]) take() (size int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -176,9 +176,8 @@ func TestQueue_concurrentClose(t *testing.T) {
 	}
 }
 
-// A queue that always holds something is never reset by running empty. What has
-// been handled must make room all the same, or its slice grows for as long as the
-// process lives.
+// A queue that always holds something is never reset by running empty. What has been handled must
+// make room all the same, or its slice grows for as long as the process lives.
 func TestQueue_steadyLoad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

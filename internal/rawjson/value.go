@@ -142,8 +142,8 @@ func (v Value) Count() int64 {
 }
 
 // A Reader walks one document, once, and hands out its values. It is for what the iterators of
-// [Value] cannot do: to descend into large values without walking over them first, and to know where
-// in the document a value stands. The zero Reader is at the end of an empty document.
+// [Value] cannot do: to descend into large values without walking over them first, and to know
+// where in the document a value stands. The zero Reader is at the end of an empty document.
 type Reader struct {
 	Doc []byte
 	At  int // of the next byte to be read

@@ -11,17 +11,18 @@ import (
 	"github.com/loadchange/apexproxy/internal/body"
 )
 
-// A Loan is a request's body in the hands of a transport, which may go on reading it after RoundTrip
-// returned: an upstream can answer before it has read all of it, or the client can leave. Until the
-// body is back its memory must not be used again. The zero Loan is of nothing. It must not be
-// copied, nor used for a second request.
+// A Loan is a request's body in the hands of a transport, which may go on reading it after
+// RoundTrip returned: an upstream can answer before it has read all of it, or the client can leave.
+// Until the body is back its memory must not be used again. The zero Loan is of nothing. It must
+// not be copied, nor used for a second request.
 //
 // There are two ways to know. An [http.Transport] tells by its hooks when it has written the
-// request, after its last look at the body (Request.write and http2's writeRequest call WroteRequest
-// then, and not at all on some errors); the body is back when that happened once, over the only
-// connection that the request was given, and nobody asked for the body again. Such a transport is
-// lent the memory itself, because it sends head and body in one write only when it knows the body to
-// be in memory. Any other RoundTripper reads through a [body.Source], which can be closed.
+// request, after its last look at the body (Request.write and http2's writeRequest call
+// WroteRequest then, and not at all on some errors); the body is back when that happened once, over
+// the only connection that the request was given, and nobody asked for the body again. Such a
+// transport is lent the memory itself, because it sends head and body in one write only when it
+// knows the body to be in memory. Any other RoundTripper reads through a [body.Source], which can
+// be closed.
 type Loan struct {
 	memory bool         // was lent, and not a source
 	conns  atomic.Int32 // connections the request was given
@@ -42,8 +43,8 @@ func (l *Loan) Watch(ctx context.Context, rt http.RoundTripper) context.Context 
 	return httptrace.WithClientTrace(ctx, &l.trace)
 }
 
-// Lend makes b the body of r, whose context is that of Watch. With GetBody, a request that an HTTP/2
-// upstream refused before it looked at it is sent again instead of failing.
+// Lend makes b the body of r, whose context is that of Watch. With GetBody, a request that an
+// HTTP/2 upstream refused before it looked at it is sent again instead of failing.
 func (l *Loan) Lend(r *http.Request, b []byte) {
 	r.ContentLength = int64(len(b))
 	if !l.memory {
@@ -59,8 +60,8 @@ func (l *Loan) Lend(r *http.Request, b []byte) {
 	}
 }
 
-// Returned reports whether the transport is known to be done with the memory that it was lent. It is
-// false of nothing, and of a source, which is open until Back.
+// Returned reports whether the transport is known to be done with the memory that it was lent. It
+// is false of nothing, and of a source, which is open until Back.
 func (l *Loan) Returned() bool {
 	return l.memory && !l.again.Load() && l.conns.Load() == 1 && l.wrote.Load() == 1
 }

@@ -151,8 +151,8 @@ type Deadline struct {
 	moved   time.Time     // when it was last moved
 }
 
-// Extend moves the deadline of w, the writer of r, at most four times in a Timeout. For HTTP/2 it is
-// lifted once: there it would end a stream that is merely quiet.
+// Extend moves the deadline of w, the writer of r, at most four times in a Timeout. For HTTP/2 it
+// is lifted once: there it would end a stream that is merely quiet.
 func (d *Deadline) Extend(w http.ResponseWriter, r *http.Request) {
 	if d.Timeout <= 0 {
 		return

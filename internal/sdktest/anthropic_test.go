@@ -262,8 +262,7 @@ func (rt route) wantLoop(stream bool) string {
 	}, ",") + `],"tools":` + chatTools + flags + `}`
 }
 
-// A session that thinks at one provider, and goes on at Anthropic with the
-// history it has.
+// A session that thinks at one provider, and goes on at Anthropic with the history it has.
 func TestAnthropicThinking(t *testing.T) {
 	t.Parallel()
 	first := turn{thinking: "I need the weather.", calls: []call{{id: "call_a", name: "weather", args: `{"city":"Paris"}`, signature: "sig-of-call-a"}}}
@@ -490,8 +489,7 @@ func TestAnthropicRefusals(t *testing.T) {
 	}
 }
 
-// An error in a stream is the SDK's typed error, and a stream that breaks off
-// is never a clean end.
+// An error in a stream is the SDK's typed error, and a stream that breaks off is never a clean end.
 func TestAnthropicStreamErrors(t *testing.T) {
 	t.Parallel()
 	const failed = `data: {"error":{"message":"Busy.","type":"server_error","code":503}}` + "\n\n"

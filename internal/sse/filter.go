@@ -3,15 +3,16 @@ package sse
 import "io"
 
 const (
-	// holdMax is how many bytes of an unfinished event a Filter holds back. The events worth dropping are a few hundred
-	// bytes; what is larger passes.
+	// holdMax is how many bytes of an unfinished event a Filter holds back. The events worth
+	// dropping are a few hundred bytes; what is larger passes.
 	holdMax = 64 << 10
 	// readMin is the least room a Filter gives its source.
 	readMin = 4 << 10
 )
 
-// Filter copies an event stream byte for byte, but leaves out the events that its drop function picks. Make one with
-// [NewFilter]. It starts no goroutine and closes nothing. It is not safe for concurrent use.
+// Filter copies an event stream byte for byte, but leaves out the events that its drop function
+// picks. Make one with [NewFilter]. It starts no goroutine and closes nothing. It is not safe for
+// concurrent use.
 type Filter struct {
 	src     io.Reader
 	drop    func(data []byte) bool
@@ -25,18 +26,19 @@ type Filter struct {
 	dropped bool   // what came last before held was left out
 }
 
-// NewFilter returns a Filter that reads src. drop is called with the data of every event of up to 64 KiB, in order,
-// and true leaves out all bytes of that event with its blank line. The data is valid only during the call. At the end
-// of the stream drop is also asked about an event that lacks its blank line; its data may have been cut short, so drop
-// must be sure of what it sees.
+// NewFilter returns a Filter that reads src. drop is called with the data of every event of up to
+// 64 KiB, in order, and true leaves out all bytes of that event with its blank line. The data is
+// valid only during the call. At the end of the stream drop is also asked about an event that lacks
+// its blank line; its data may have been cut short, so drop must be sure of what it sees.
 func NewFilter(src io.Reader, drop func(data []byte) bool) *Filter {
 	return &Filter{src: src, drop: drop, p: Parser{Max: holdMax}}
 }
 
-// Read implements [io.Reader]. An event leaves as soon as its blank line is in, and a comment between events as soon
-// as its line is. Bytes of an unfinished event are held back until then, up to 64 KiB of them, after which it passes
-// as it comes. Read reads its source once, or again while nothing may leave yet. An error of the source, io.EOF too,
-// is returned unchanged after everything read before it, and again on every later call.
+// Read implements [io.Reader]. An event leaves as soon as its blank line is in, and a comment
+// between events as soon as its line is. Bytes of an unfinished event are held back until then, up
+// to 64 KiB of them, after which it passes as it comes. Read reads its source once, or again while
+// nothing may leave yet. An error of the source, io.EOF too, is returned unchanged after everything
+// read before it, and again on every later call.
 func (f *Filter) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
@@ -84,8 +86,8 @@ func (f *Filter) trim() {
 	}
 }
 
-// Err returns the error with which the source ended, as it was given, or nil while it has not. It is known as soon as
-// the source said it, so possibly before Read has handed out the last bytes.
+// Err returns the error with which the source ended, as it was given, or nil while it has not. It
+// is known as soon as the source said it, so possibly before Read has handed out the last bytes.
 func (f *Filter) Err() error { return f.err }
 
 // room gives buf space for n held bytes and a read. The held bytes may be in the old buf still.

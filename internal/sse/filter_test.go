@@ -57,7 +57,8 @@ func TestFilter(t *testing.T) {
 		{"cut short", "data: a\n\ndata: DRO", "data: a\n\ndata: DRO"},
 		{"name only", "data: a\n\ndat", "data: a\n\ndat"},
 		{"after a large one", "data: " + big + "\n\ndata: DROP\n\ndata: " + big + big + "\n\n", "data: " + big + "\n\ndata: " + big + big + "\n\n"},
-		// Every chunk of 1000 and of 5000 bytes that ends in CR is followed by one that starts with its LF.
+		// Every chunk of 1000 and of 5000 bytes that ends in CR is followed by one that starts with
+		// its LF.
 		{"CRLF cut inside a large one", "data: DROP\r\n\r\nid: " + big[:65000] + big[:4981] + "\r\nid: y\r\n\r\n", "id: " + big[:65000] + big[:4981] + "\r\nid: y\r\n\r\n"},
 		{"large for its other lines", ":" + big + "\nid: " + big + "\ndata: DROP\n\n", ":" + big + "\nid: " + big + "\ndata: DROP\n\n"},
 		{"not an event stream", "{\"error\":\"\r\n\r\n\"}", "{\"error\":\"\r\n\r\n\"}"},
@@ -116,7 +117,8 @@ func TestFilterDoesNotHoldBack(t *testing.T) {
 			}
 		}()
 		f := NewFilter(r, marked)
-		// want is read right after in was written, while the source has no more to give: a Read too many would hang.
+		// want is read right after in was written, while the source has no more to give: a Read too
+		// many would hang.
 		for _, step := range []struct{ in, want string }{
 			{"data: a\n\n", "data: a\n\n"},
 			{"data: b\n\ndata: D", "data: b\n\n"},
@@ -235,8 +237,8 @@ func TestFilterAllocs(t *testing.T) {
 	}
 }
 
-// Whatever the bytes and wherever they are cut: with nothing to drop the copy is identical, and of a stream into which
-// marked events were put, all but these comes out.
+// Whatever the bytes and wherever they are cut: with nothing to drop the copy is identical, and of
+// a stream into which marked events were put, all but these comes out.
 func FuzzFilter(f *testing.F) {
 	for i, tt := range grammar {
 		f.Add([]byte(tt.in), uint64(i), uint16(i), uint8(i))

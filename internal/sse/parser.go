@@ -1,27 +1,30 @@
 // Package sse reads event streams (text/event-stream) as they pass by.
 //
-// [Parser] turns bytes into events; [Filter] copies a stream and leaves some of its events out. Both take bytes cut
-// anywhere, hold a bounded part of one event at most, and fail on nothing: what is too large is passed over.
+// [Parser] turns bytes into events; [Filter] copies a stream and leaves some of its events out.
+// Both take bytes cut anywhere, hold a bounded part of one event at most, and fail on nothing: what
+// is too large is passed over.
 package sse
 
 import "bytes"
 
-// Event is one dispatched event. Its slices point into the chunk being fed or into the parser's own buffer: they are
-// valid only during the call that hands them over, and must not be changed.
+// Event is one dispatched event. Its slices point into the chunk being fed or into the parser's own
+// buffer: they are valid only during the call that hands them over, and must not be changed.
 type Event struct {
 	Type []byte // empty means "message"
 	Data []byte // the data lines, joined by LF
 }
 
-// Parser is an incremental event-stream parser after the WHATWG HTML Living Standard, section 9.2.6 "Interpreting an
-// event stream". It differs in two things: an event larger than Max is passed over and counted, and [Parser.Close]
-// dispatches a last event that lacks its blank line, because model servers often end so. The id and retry fields are
-// read and ignored. Bytes that are not UTF-8 are handed over as they came.
+// Parser is an incremental event-stream parser after the WHATWG HTML Living Standard, section 9.2.6
+// "Interpreting an event stream". It differs in two things: an event larger than Max is passed over
+// and counted, and [Parser.Close] dispatches a last event that lacks its blank line, because model
+// servers often end so. The id and retry fields are read and ignored. Bytes that are not UTF-8 are
+// handed over as they came.
 //
 // The zero value is ready. A Parser is not safe for concurrent use.
 type Parser struct {
-	// Max bounds the bytes (type and data) of one event that the parser will hold. Zero or less means 1 MiB.
-	// It decides by size alone, so the same events come out whether or not they lay inside one chunk.
+	// Max bounds the bytes (type and data) of one event that the parser will hold. Zero or less
+	// means 1 MiB. It decides by size alone, so the same events come out whether or not they lay
+	// inside one chunk.
 	Max int
 
 	data, typ         span
@@ -75,17 +78,18 @@ const (
 
 const (
 	defaultMax = 1 << 20
-	// keepCap is the largest buffer kept for the next event: streams idle for minutes, and one large event must not
-	// cost its memory until the end.
+	// keepCap is the largest buffer kept for the next event: streams idle for minutes, and one
+	// large event must not cost its memory until the end.
 	keepCap = 16 << 10
 	bom     = "\xEF\xBB\xBF"
 )
 
 var lineFeed = []byte{'\n'}
 
-// Feed parses b, the next bytes of the stream, and calls emit for every event that ends in it, in order. b may be cut
-// anywhere and is not kept. emit must not call the parser. Feed does not allocate for events that lie inside b, nor
-// for others once its buffer has grown to their size (up to 16 KiB, beyond which the buffer is given back).
+// Feed parses b, the next bytes of the stream, and calls emit for every event that ends in it, in
+// order. b may be cut anywhere and is not kept. emit must not call the parser. Feed does not
+// allocate for events that lie inside b, nor for others once its buffer has grown to their size (up
+// to 16 KiB, beyond which the buffer is given back).
 func (p *Parser) Feed(b []byte, emit func(Event)) {
 	for len(b) > 0 {
 		n, end := p.line(b)
@@ -97,8 +101,9 @@ func (p *Parser) Feed(b []byte, emit func(Event)) {
 	p.keep()
 }
 
-// Close says that the stream has ended, and calls emit if an event was still open. The event may have been cut short
-// inside its data: the parser cannot know. Afterwards the parser is ready for another stream; its counters go on.
+// Close says that the stream has ended, and calls emit if an event was still open. The event may
+// have been cut short inside its data: the parser cannot know. Afterwards the parser is ready for
+// another stream; its counters go on.
 func (p *Parser) Close(emit func(Event)) {
 	p.endLine()
 	p.dispatch(emit)
@@ -111,9 +116,9 @@ func (p *Parser) Skipped() int { return p.skipped }
 // Comments returns the number of comment lines seen. Servers send them to keep a connection alive.
 func (p *Parser) Comments() int { return p.comments }
 
-// line consumes b, which is not empty, up to and including the first end of a line. It returns unended if there is
-// none. At a blankLine the event is complete, and the caller calls clear when done with it. Until keep is called, the
-// event may point into b.
+// line consumes b, which is not empty, up to and including the first end of a line. It returns
+// unended if there is none. At a blankLine the event is complete, and the caller calls clear when
+// done with it. Until keep is called, the event may point into b.
 func (p *Parser) line(b []byte) (int, ending) {
 	if p.cr {
 		p.cr = false
@@ -138,8 +143,8 @@ func (p *Parser) line(b []byte) (int, ending) {
 	return n, p.endLine()
 }
 
-// lineEnd returns the index of the first CR or LF in b, or -1. It looks through growing windows: looking for LF
-// through all of b first would take quadratic time where lines end in CR.
+// lineEnd returns the index of the first CR or LF in b, or -1. It looks through growing windows:
+// looking for LF through all of b first would take quadratic time where lines end in CR.
 func lineEnd(b []byte) int {
 	for at, size := 0, 512; at < len(b); at, size = at+size, size*2 {
 		w := b[at:min(at+size, len(b))]

@@ -199,7 +199,8 @@ func TestParserMax(t *testing.T) {
 	}
 }
 
-// One 16 MiB event is passed over without being held, and a large one does not leave its buffer behind.
+// One 16 MiB event is passed over without being held, and a large one does not leave its buffer
+// behind.
 func TestParserMemory(t *testing.T) {
 	t.Parallel()
 	var p Parser

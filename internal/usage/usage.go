@@ -146,9 +146,9 @@ var errorWord = []byte(`"error"`) // as a name, or as the type of an event
 
 // says reports whether b may hold a member with one of these names, given in their quotes, and a
 // value other than null. It keeps ordinary chunks, which say "usage":null and "finish_reason":null,
-// from the JSON parser. Text that a model wrote cannot match, its quotes being escaped; if it could,
-// it would cause a look for nothing. Hopping from colon to colon finds all names in one pass, in a
-// third of the time that bytes.Contains takes for three.
+// from the JSON parser. Text that a model wrote cannot match, its quotes being escaped; if it
+// could, it would cause a look for nothing. Hopping from colon to colon finds all names in one
+// pass, in a third of the time that bytes.Contains takes for three.
 func says(b []byte, names [][]byte) bool {
 	for at := 0; ; {
 		i := bytes.IndexByte(b[at:], ':')

@@ -28,7 +28,8 @@ type fixture struct {
 	want    Summary
 }
 
-// fixtures reads testdata. The form is txtar: "-- name --" lines, each followed by that file's content.
+// fixtures reads testdata. The form is txtar: "-- name --" lines, each followed by that file's
+// content.
 func fixtures(t testing.TB) (all []fixture) {
 	t.Helper()
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -255,7 +256,8 @@ func TestBounds(t *testing.T) {
 	if diff := cmp.Diff(Summary{Usage: &Usage{Input: 2}}, got); diff != "" {
 		t.Errorf("after a large event (-want +got):\n%s", diff)
 	}
-	// Nesting as deep as fits: a recursive parser would need half a gigabyte of stack, and now dies of less.
+	// Nesting as deep as fits: a recursive parser would need half a gigabyte of stack, and now dies
+	// of less.
 	debug.SetMaxStack(64 << 20)
 	deep := bytes.Repeat([]byte{'['}, maxHeld)
 	if got := readAnswer(protocol.Chat, false, deep); got != (Summary{}) {
