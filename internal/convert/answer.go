@@ -142,8 +142,8 @@ const (
 func (c *Conversion) Events(src io.Reader) *Events {
 	c.body = nil
 	to := new(buffer)
-	answer := &messagesEvents{buffer: to, c: c}
-	from := &chatAnswer{c: c, to: answer}
+	answer := c.client.events(to, c)
+	from := c.upstream.source(c, answer, false)
 	e := &Events{to: to, answer: answer, from: from, at: from.state(), src: src, in: make([]byte, readSize)}
 	e.p.Max = maxEvent
 	e.take = func(ev sse.Event) {
@@ -291,7 +291,7 @@ func skipBlank(b []byte) []byte {
 func (c *Conversion) Document(body []byte) ([]byte, *Error) {
 	c.body = nil
 	to := &buffer{out: make([]byte, 0, len(body)+len(body)/4+512)}
-	from := &chatAnswer{c: c, to: &messagesDocument{buffer: to, c: c}, whole: true}
+	from := c.upstream.source(c, c.client.document(to, c), true)
 	doc := rawjson.Trim(body)
 	if looksLikeStream(doc) {
 		p := sse.Parser{Max: len(body) + 1}
@@ -301,8 +301,8 @@ func (c *Conversion) Document(body []byte) ([]byte, *Error) {
 	} else {
 		from.document(doc)
 	}
-	if from.err != nil {
-		return nil, from.err
+	if err := from.state().err; err != nil {
+		return nil, err
 	}
 	return to.out, nil
 }

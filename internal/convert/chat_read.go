@@ -34,7 +34,9 @@ type chatAnswer struct {
 	alike   likeChunk
 }
 
-var _ source = (*chatAnswer)(nil)
+func newChatAnswer(c *Conversion, to Answer, whole bool) source {
+	return &chatAnswer{c: c, to: to, whole: whole}
+}
 
 // lateText is text that came while a call was not complete.
 type lateText struct {

@@ -23,27 +23,28 @@ type chatRequest struct {
 	said       bool   // something other than system messages
 }
 
-// writeChat returns the request. limit bounds max_tokens; 0 or less means no bound.
-func writeChat(c *Conversation, p *ChatProfile, model string, limit, size int, drop func(string)) (*chatRequest, *Error) {
-	w := &chatRequest{from: c, p: p, drop: drop, refs: newRefBudget(size), out: make([]byte, 0, size+size/8+512)}
+// writeChat writes the request of a conversation that was made of size bytes.
+func writeChat(c *Conversion, from *Conversation, p *Params, size int) *Error {
+	w := &chatRequest{from: from, p: &c.profile, drop: c.drop, refs: newRefBudget(size), out: make([]byte, 0, size+size/8+512)}
 	w.str(`{"model":`)
-	w.out = rawjson.AppendString(w.out, model)
+	w.out = rawjson.AppendString(w.out, p.Model)
 	if err := w.messages(); err != nil {
-		return nil, err
+		return err
 	}
-	w.limit(limit)
+	w.limit(p.MaxTokens)
 	w.stream()
 	w.sampling()
 	w.user()
 	w.tools()
 	if err := w.choice(); err != nil {
-		return nil, err
+		return err
 	}
 	w.reasoning()
 	w.format()
 	w.tier()
 	w.str(`}`)
-	return w, nil
+	c.body, c.names = w.out, w.names
+	return nil
 }
 
 func (w *chatRequest) str(s string) { w.out = append(w.out, s...) }
@@ -427,6 +428,7 @@ func (w *chatRequest) part(it *Item) {
 	}
 }
 
+// limit writes the token limit, at most most if that is positive.
 func (w *chatRequest) limit(most int) {
 	n := w.from.Settings.MaxTokens
 	if n == nil {

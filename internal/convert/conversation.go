@@ -16,6 +16,7 @@ type Conversation struct {
 	Turns    []Turn
 	Tools    []Tool
 	Settings Settings
+	tokens   func() int // an estimate of what it costs, as it was read
 }
 
 // A Turn is one speaker's run of items.

@@ -36,6 +36,8 @@ type Params struct {
 // request's texts other than the stop sequences. Its methods must not be called concurrently; the
 // Events of one Conversion count as calls.
 type Conversion struct {
+	client   codec
+	upstream codec
 	body     []byte
 	stream   bool
 	profile  ChatProfile
@@ -75,17 +77,33 @@ func (c *Conversion) drop(name string) {
 	}
 }
 
+// codec is what conversion knows of one protocol: how a client's requests are read and its answers
+// written, and how an upstream's requests are written and its answers read. What is nil it does not
+// know yet.
+type codec struct {
+	readRequest  func(body []byte, drop func(string)) (*Conversation, *Error)
+	events       func(*buffer, *Conversion) Answer
+	document     func(*buffer, *Conversion) Answer
+	writeRequest func(*Conversion, *Conversation, *Params, int) *Error
+	source       func(c *Conversion, to Answer, whole bool) source
+}
+
+var codecs = map[protocol.Protocol]codec{
+	protocol.Messages: {readRequest: readMessages, events: newMessagesEvents, document: newMessagesDocument},
+	protocol.Chat:     {writeRequest: writeChat, source: newChatAnswer},
+}
+
 // Can reports whether requests and answers can be converted between a client's protocol and an
 // upstream's.
 func Can(client, upstream protocol.Protocol) bool {
-	return client == protocol.Messages && upstream == protocol.Chat
+	return codecs[client].readRequest != nil && codecs[upstream].writeRequest != nil
 }
 
-// Convert converts a request from the client's protocol to the upstream's. Both must be a pair of
-// which [Can] says that it is possible. body must be valid JSON, nested no deeper than
-// [rawjson.MaxDepth]; it may begin with a byte order mark, and is neither changed nor retained. The
-// error is always of status 400 and names the field. See section 1 of the conversion specification
-// for the rules.
+// Convert converts a request from the client's protocol to the upstream's. body must be valid JSON,
+// nested no deeper than [rawjson.MaxDepth]; it may begin with a byte order mark, and is neither
+// changed nor retained. The error is always of status 400 and names the field, or says that the
+// pair is none of which [Can] says that it is possible. See section 1 of the conversion
+// specification for the rules.
 //
 // Of what it cannot express the conversion tells in [Conversion.Dropped]. Nothing is fetched:
 // images by URL go on as URLs. Raw JSON (tool inputs, schemas) keeps its numbers, key order and
@@ -94,7 +112,7 @@ func Convert(body []byte, client, upstream protocol.Protocol, p Params) (*Conver
 	if !Can(client, upstream) {
 		return nil, invalid("this protocol cannot be converted to the provider's")
 	}
-	c := &Conversion{id: rand.Text}
+	c := &Conversion{client: codecs[client], upstream: codecs[upstream], id: rand.Text}
 	if p.Profile != nil {
 		c.profile = *p.Profile
 	} else {
@@ -104,23 +122,18 @@ func Convert(body []byte, client, upstream protocol.Protocol, p Params) (*Conver
 		p.ClientModel = p.Model
 	}
 	c.model = rawjson.AppendString(nil, p.ClientModel)
-	request, err := readMessages(rawjson.Trim(body), c.drop)
+	conversation, err := c.client.readRequest(rawjson.Trim(body), c.drop)
 	if err != nil {
 		return nil, err
 	}
-	if err := request.settle(); err != nil {
-		return nil, err
-	}
-	c.settle(&request.Settings)
+	c.settle(&conversation.Settings)
 	if p.EstimateInput && c.stream {
-		c.estimate = request.tokens()
+		c.estimate = conversation.tokens()
 	}
-	request.normalize(c.drop)
-	w, err := writeChat(&request.Conversation, &c.profile, p.Model, p.MaxTokens, len(body), c.drop)
-	if err != nil {
+	conversation.normalize(c.drop)
+	if err := c.upstream.writeRequest(c, conversation, &p, len(body)); err != nil {
 		return nil, err
 	}
-	c.body, c.names = w.out, w.names
 	if p.Strict && len(c.dropped) > 0 {
 		return nil, invalid("cannot be converted for this provider without loss: " + strings.Join(c.Dropped(), ", "))
 	}

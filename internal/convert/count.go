@@ -20,15 +20,15 @@ const (
 // turns counts nothing, as most providers never get it. It is no tokenizer and can be far off. body
 // must be valid JSON; max_tokens need not be there.
 func CountTokens(body []byte) (int, *Error) {
-	r, err := readMessages(rawjson.Trim(body), func(string) {})
+	r, err := readTurns(rawjson.Trim(body), func(string) {})
 	if err != nil {
 		return 0, err
 	}
-	return r.tokens(), nil
+	return r.count(), nil
 }
 
-// tokens counts a request as it was read, its settings read or not.
-func (r *messagesRequest) tokens() int {
+// count counts a request as it was read, its settings read or not.
+func (r *messagesRequest) count() int {
 	n := countText(r.system.Text()) + len(r.Turns)*messageTokens
 	for b := range r.system.Elements() {
 		n += countText(b.Get("text").Text())

@@ -37,10 +37,19 @@ type part struct {
 	where                                             Place
 }
 
-// readMessages reads the conversation of a Messages request, but for its settings: see settle. body
-// must be valid JSON. It walks the messages without stepping over them first: they are nearly all
-// of a request.
-func readMessages(body []byte, drop func(string)) (*messagesRequest, *Error) {
+// readMessages reads a Messages request. body must be valid JSON.
+func readMessages(body []byte, drop func(string)) (*Conversation, *Error) {
+	r, err := readTurns(body, drop)
+	if err != nil {
+		return nil, err
+	}
+	r.tokens = r.count
+	return &r.Conversation, r.settle()
+}
+
+// readTurns reads the turns of a Messages request, and notes the rest for settle. It walks the
+// messages without stepping over them first: they are nearly all of a request.
+func readTurns(body []byte, drop func(string)) (*messagesRequest, *Error) {
 	r := &messagesRequest{drop: drop, items: make([]Item, 0, 8+len(body)/1024)}
 	d := &rawjson.Reader{Doc: body}
 	if d.Peek() != '{' {

@@ -16,7 +16,7 @@ type messagesEvents struct {
 	next int // index of the next block
 }
 
-var _ Answer = (*messagesEvents)(nil)
+func newMessagesEvents(b *buffer, c *Conversion) Answer { return &messagesEvents{buffer: b, c: c} }
 
 // begin writes an event of the block at hand up to its index.
 func (w *messagesEvents) begin(typ string) {
@@ -106,7 +106,7 @@ type messagesDocument struct {
 	blocks int
 }
 
-var _ Answer = (*messagesDocument)(nil)
+func newMessagesDocument(b *buffer, c *Conversion) Answer { return &messagesDocument{buffer: b, c: c} }
 
 func (w *messagesDocument) Start(Usage) { messageHead(w.buffer, w.c) }
 
