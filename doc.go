@@ -36,7 +36,7 @@
 //	  │                 model, or converted                 internal/convert
 //	  ├─ forward        send ──▶ upstream                   forward.go, internal/header
 //	  │                 what is not copied is replaced      answer.go, internal/convert
-//	  │                 head, copy, trailers                forward.go, internal/header
+//	  │                 head, copy, trailers                forward.go, internal/relay
 //	  ▼
 //	the client's answer
 //	  │
@@ -74,6 +74,11 @@
 //     Anthropic would refuse its signature.
 //   - A gzip body whose model is changed goes on inflated.
 //   - Errors and model lists of the gateway itself get the client's shape.
+//
+// A body is valid JSON or answered with 400. Above 64 KiB that is said of its structure, of all
+// names, and of "model", "stream" and "stream_options": escapes and control characters inside of
+// other strings are left to the provider, who reads them anyway. A body that is converted is always
+// checked whole. In passthrough a compressed body that no mapping concerns is not looked into.
 //
 // # Conversion
 //
