@@ -184,10 +184,11 @@ type doc struct {
 	response, status, incomplete     rawjson.Value // Responses
 }
 
-// read reads b in one pass, and reports whether it is wholly a JSON object.
+// read reads b in one pass, and reports whether it has the structure of one JSON object: what an
+// answer's texts hold inside of them says nothing here.
 func read(b []byte) (d doc, ok bool) {
 	b = rawjson.Trim(b)
-	err := rawjson.Scan(b, func(name, value rawjson.Span) {
+	err := rawjson.ScanStructure(b, func(name, value rawjson.Span) {
 		d.set(rawjson.Value(b[name.Start:name.End]).Decode(), b[value.Start:value.End])
 	})
 	if err != nil || !rawjson.Value(b).IsObject() {
