@@ -70,9 +70,8 @@ func (p *Proxy) answerReader() *body.Reader {
 
 // noRoom is the reply when the budget has no room for an answer.
 func noRoom() *reply {
-	rp := badUpstream("proxy_busy", "the proxy is holding as much as it may and has no room for the answer: try again")
-	rp.status, rp.fault = 503, "proxy_internal_response"
-	return rp.with("Retry-After", "1")
+	return (&reply{status: 503, outcome: OutcomeUpstreamError, fault: "proxy_internal_response", code: "proxy_busy",
+		message: "the proxy is holding as much as it may and has no room for the answer: try again"}).with("Retry-After", "1")
 }
 
 // replace puts a document of ours in the place of the upstream's.
@@ -151,6 +150,7 @@ func gatewayErrorType(code string) string {
 func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *reply {
 	x.nameRequest(res.Header)
 	header.ConvertAnswer(res.Header, x.requestIDHeader())
+	defer x.tellLosses(res.Header)
 	switch {
 	case res.StatusCode > 299:
 		x.convertError(res)
@@ -164,12 +164,9 @@ func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *reply {
 
 // tellLosses names in an answer's head what its conversion, and that of its request, could not
 // carry. Losses of a stream that come later are in the record alone.
-func (x *exchange) tellLosses(head http.Header) {
-	if x.conversion == nil {
-		return
-	}
+func (x *exchange) tellLosses(h http.Header) {
 	if dropped := x.conversion.Dropped(); len(dropped) > 0 {
-		head.Set("X-Apex-Ai-Proxy-Dropped", header.Value(strings.Join(dropped, ", ")))
+		h.Set("X-Apex-Ai-Proxy-Dropped", header.Value(strings.Join(dropped, ", ")))
 	}
 }
 
@@ -180,14 +177,13 @@ func (x *exchange) convertError(res *http.Response) {
 	if res.StatusCode < 400 {
 		fault = "http_protocol_error"
 	}
-	code, message, ours := convert.GatewayError(head)
-	ours = ours && x.mode == ModeGateway
-	if ours {
-		e.Message = gatewaySays(message)
+	gateway := e.Gateway && x.mode == ModeGateway
+	if gateway && !e.TooLong {
+		e.Message = gatewaySays(e.Message)
 	}
 	x.failConversion(res, fault, e)
-	if ours {
-		x.replaced = gatewayErrorType(code)
+	if gateway {
+		x.replaced = gatewayErrorType(e.Code)
 	}
 }
 
@@ -222,13 +218,13 @@ func (p *Proxy) convertDocument(x *exchange, res *http.Response) *reply {
 
 func (x *exchange) convertStream(res *http.Response) {
 	events := x.conversion.Events(x.tap)
-	events.Charge(x.allowance.Charge)
+	events.Charge(x.held.Charge)
 	if failed := events.Start(); failed != nil {
 		x.failConversion(res, "http_protocol_error", failed)
 		return
 	}
 	x.events = events
-	res.Body = &converted{Events: events, tap: x.tap}
+	res.Body = &converted{Events: events, tap: x.tap, http1: res.ProtoMajor == 1}
 	res.ContentLength, res.Trailer = -1, nil
 	res.Header.Set("Content-Type", "text/event-stream; charset=utf-8")
 	res.Header.Set("Cache-Control", "no-cache")
@@ -239,13 +235,14 @@ func (x *exchange) convertStream(res *http.Response) {
 // HTTP/1.1 the connection can only be used again when the few bytes behind it were read too.
 type converted struct {
 	*convert.Events
-	tap *tap
+	tap   *tap
+	http1 bool
 }
 
 const drainTime = 100 * time.Millisecond
 
 func (c *converted) Close() error {
-	if c.Failed() == nil && c.tap.x.r.Context().Err() == nil {
+	if x := c.tap.x; c.http1 && x.readErr == nil && c.Failed() == nil && x.r.Context().Err() == nil {
 		relay.Drain(c.tap.body, 4<<10, drainTime)
 	}
 	return c.tap.Close()

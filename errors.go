@@ -80,9 +80,10 @@ func (p *Proxy) write(x *exchange, rp *reply) {
 	if r.Method != http.MethodHead {
 		n, _ := w.Write(body)
 		x.answered = int64(n)
-		x.content.response(body)
+	} else {
+		body = nil
 	}
-	x.content.responseHead(h)
+	x.content.replied(h, body)
 }
 
 // statusClientClosed is nginx's number for a client that left before the answer began. It is for

@@ -18,25 +18,27 @@ func (p *Proxy) forward(x *exchange) *reply {
 	if err != nil {
 		return unreachable(x.r.Context(), err)
 	}
+	if res.Body == nil { // a RoundTripper of the host's may do what http.Transport never does
+		res.Body = http.NoBody
+	}
 	defer res.Body.Close()
-	x.extendDeadline()
-	x.releaseEarly()
+	x.moved()
+	res.Header = header.OfAnswer(res.Header)
 	if rp := p.answer(x, res); rp != nil {
 		return rp
 	}
 
 	head := x.w.Header()
-	header.Answer(head, res.Header)
+	header.Add(head, res.Header, "")
 	p.cors.Apply(head, x.r.Header.Get("Origin"))
-	x.tellLosses(head)
 	announced := len(res.Trailer)
-	if announced > 0 {
-		head.Add("Trailer", header.Announce(res.Trailer))
+	if names := header.Announce(res.Trailer); names != "" {
+		head.Add("Trailer", names)
 	}
 	x.status = res.StatusCode
 	x.w.WriteHeader(res.StatusCode)
 
-	readErr, writeErr := relay.Copy(x.w, res.Body, res.ContentLength)
+	readErr, writeErr := relay.Copy(x.w, res.Body, res.ContentLength < 0, x.moved)
 	if x.writeErr = writeErr; readErr != nil || writeErr != nil {
 		if x.r.Context().Value(http.ServerContextKey) == nil {
 			return nil // nobody would recover: a host's own test
@@ -53,8 +55,18 @@ func (p *Proxy) forward(x *exchange) *reply {
 	if len(res.Trailer) != announced {
 		prefix = http.TrailerPrefix
 	}
-	header.Trailers(head, res.Trailer, prefix)
+	header.Add(head, header.OfAnswer(res.Trailer), prefix)
 	return nil
+}
+
+// moved says that something has come from the upstream: the client gets its time to take it, and the
+// request's memory may be free. A stream lasts for minutes, and the transport can be a moment late
+// to say that it is done with the request.
+func (x *exchange) moved() {
+	x.extendDeadline()
+	if x.outbound != nil && x.loan.Returned() {
+		x.release()
+	}
 }
 
 // outboundRequest makes the request that goes upstream. Headers that the client named in Connection
@@ -89,7 +101,7 @@ func (p *Proxy) outboundRequest(x *exchange) *http.Request {
 		if !strings.Contains(h.Get("Content-Type"), "json") {
 			h.Set("Content-Type", "application/json")
 		}
-		if x.encoding == "" {
+		if !x.asReceived {
 			delete(h, "Content-Encoding")
 		}
 		x.loan.Lend(out, x.outbound)

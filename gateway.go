@@ -231,11 +231,12 @@ func (g *gateway) provider(name string) (Provider, bool) {
 
 // aim decides on the provider's path for the operation and the model as it is written there.
 func (g *gateway) aim(x *exchange, model, provider string) *reply {
-	x.provider, x.model = provider, model
+	x.provider = provider
 	row, ok := g.provider(provider)
 	if !ok {
 		return refuse(400, "unknown_provider", "provider %s is unknown: use one of %s", quoteShort(provider), g.names)
 	}
+	x.model = model
 	var path string
 	switch x.client {
 	case protocol.Chat:
@@ -261,12 +262,14 @@ func (g *gateway) aim(x *exchange, model, provider string) *reply {
 	switch {
 	case path == "":
 		return refuse(400, "unsupported_operation", "provider %s has no %s API here: choose another provider or operation", provider, x.operation)
-	case x.estimates():
-		return nil // nothing is sent
-	case x.operation == OperationCountTokens:
+	case x.operation == OperationCountTokens && !x.converts():
 		path += "/count_tokens"
 	}
-	return g.aimAt(x, path, provider, model)
+	if rp := g.check(path, provider, model); rp != nil || x.estimates() {
+		return rp // for an estimate nothing is sent
+	}
+	g.aimAt(x, path, provider, model)
+	return nil
 }
 
 // compatModel joins a compat prefix and a model. A client may repeat the part of the prefix that is
@@ -279,18 +282,23 @@ func compatModel(prefix, model string) string {
 }
 
 // aimAtModels decides on the gateway's own list of models, of which one model is a part.
-func (g *gateway) aimAtModels(x *exchange) *reply { return g.aimAt(x, "/compat/models", "", "") }
+func (g *gateway) aimAtModels(x *exchange) { g.aimAt(x, "/compat/models", "", "") }
 
-// aimAt makes the target of a path below the base URL: URL, query, and the headers that belong to
-// this host and no other.
-func (g *gateway) aimAt(x *exchange, path, provider, model string) *reply {
-	azure := strings.Contains(path, "{api-version}")
+// check returns what keeps a path of the table from being used for a model.
+func (g *gateway) check(path, provider, model string) *reply {
 	if strings.Contains(path, "{resource}") && g.Azure.Resource == "" {
 		return refuse(400, "unsupported_operation", "provider %s is not configured on this proxy", provider)
 	}
 	if strings.Contains(path, "{model}") && (strings.ContainsAny(model, `/\`) || model == "." || model == "..") {
 		return refuse(400, "invalid_model", "model %s must be one path segment for provider %s: name the deployment alone", quoteShort(model), provider)
 	}
+	return nil
+}
+
+// aimAt makes the target of a path below the base URL: URL, query, and the headers that belong to
+// this host and no other.
+func (g *gateway) aimAt(x *exchange, path, provider, model string) {
+	azure := strings.Contains(path, "{api-version}")
 	if strings.Contains(path, "{") {
 		path = strings.NewReplacer("{provider}", url.PathEscape(provider), "{model}", url.PathEscape(model),
 			"{resource}", url.PathEscape(g.Azure.Resource), "{api-version}", url.QueryEscape(g.Azure.APIVersion)).Replace(path)
@@ -311,7 +319,6 @@ func (g *gateway) aimAt(x *exchange, path, provider, model string) *reply {
 	setPath(&u, g.base.EscapedPath()+path)
 	u.RawQuery = query + kept
 	x.target = target{url: u, header: g.headers(x), rt: g.rt}
-	return nil
 }
 
 // headers returns what this request to the gateway carries of ours, read only.

@@ -120,15 +120,12 @@ func (p *Proxy) opaqueModel(x *exchange, models mapping) *reply {
 	}
 	bare, suffix, hashed := strings.Cut(model, "#")
 	to, ok := models.find(bare)
-	switch {
-	case ok && isString:
+	if ok && isString {
 		to, _, _ = strings.Cut(to, "#")
 		if hashed {
 			to += "#" + suffix
 		}
 		x.model, x.rewrite = strings.Clone(to), true
-	case x.encoding != "" && !x.converts():
-		x.text = nil // nothing in it changes, so it goes on compressed
 	}
 	if x.upstream == protocol.Chat {
 		x.setProfile(nil, "")

@@ -81,6 +81,7 @@ type exchange struct {
 	plan
 	request
 	facts
+	held     body.Reader    // what may be held of a converted stream, and what is
 	tap      *tap           // nil: no answer from upstream
 	content  *capture       // nil: nobody asked
 	deadline relay.Deadline // of w
@@ -88,8 +89,8 @@ type exchange struct {
 
 func (x *exchange) extendDeadline() { x.deadline.Extend(x.w, x.r) }
 
-// plan is what was decided. Classify, authenticate and route write it; nothing changes it once
-// prepare is done.
+// plan is what was decided. Classify, authenticate and route write it; nothing changes it after
+// them.
 type plan struct {
 	operation Operation
 	mode      Mode
@@ -106,7 +107,6 @@ type plan struct {
 	stream      bool                 // the client asked for an event stream
 	profile     *convert.ChatProfile // how a converted request wants to be asked
 	askUsage    bool                 // the upstream is to be asked for usage in a chat stream
-	hideUsage   bool                 // the client did not ask: it must not see the usage's chunk
 
 	reasoningExtra bool // the upstream counts reasoning outside of completion_tokens
 }
@@ -130,6 +130,7 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{id: "req_" + rand.Text(), start: time.Now(), r: r, w: w}
 	x.observed = len(p.sinks) > 0
 	x.allowance = body.Reader{Limit: p.maxRequest, Budget: p.budget}
+	x.held = *p.answerReader()
 	if p.content > 0 {
 		x.content = &capture{max: p.content}
 	}
@@ -143,6 +144,7 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 // answer panics. It does not recover: the panic and its meaning stay the host's.
 func (p *Proxy) end(x *exchange) {
 	x.release()
+	x.held.Release()
 	if x.observed {
 		rec := x.record()
 		x.content.finish(x.r)
@@ -286,7 +288,7 @@ func (p *Proxy) route(x *exchange) *reply {
 	}
 	switch {
 	case x.mode == ModeGateway && x.operation == OperationModels:
-		return p.gateway.aimAtModels(x)
+		p.gateway.aimAtModels(x)
 	case x.mode == ModeGateway:
 		name, provider, rp := p.namedModel(x, models)
 		if rp != nil {

@@ -226,6 +226,15 @@ func (c *capture) response(b []byte) {
 	}
 }
 
+// replied keeps an answer of the proxy's own in the place of the upstream's.
+func (c *capture) replied(h http.Header, b []byte) {
+	if c != nil {
+		c.c.ResponseBody, c.c.ResponseTruncated = nil, false
+		c.responseHead(h)
+		c.response(b)
+	}
+}
+
 func (c *capture) finish(r *http.Request) {
 	if c != nil {
 		scheme := "http://"
@@ -255,8 +264,8 @@ func (c *capture) upTo(n int) *Content {
 	return &out
 }
 
-// tap is an answer's body on its way to the client. It looks at a copy of what passes and changes
-// nothing. What it cannot parse is left out of the record.
+// tap is an answer's body on its way to the client. It notes what passes and changes nothing. What
+// it cannot parse is left out of the record.
 type tap struct {
 	body io.ReadCloser
 	x    *exchange
@@ -311,8 +320,6 @@ func (t *tap) Read(b []byte) (int, error) {
 			x.firstByte = time.Now()
 		}
 		x.answered += int64(n)
-		x.extendDeadline()
-		x.releaseEarly()
 		t.see(b[:n])
 	}
 	if err != nil {

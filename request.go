@@ -26,10 +26,12 @@ type request struct {
 	read       bool        // all of it has come
 	size       int64       // of received
 	received   []byte      // as the client sent it; nil until it is read
-	encoding   string      // Content-Encoding of received, then of outbound; empty: none
+	encoding   string      // Content-Encoding of received; empty: none
 	text       []byte      // received as JSON, inflated; nil when nobody has to read it
 	doc        body.Doc    // where in text the members are that the proxy reads
 	outbound   []byte      // as it goes upstream; nil: nothing does
+	asReceived bool        // outbound is received, encoding and all
+	hideUsage  bool        // outbound asks for usage that the client did not: it must not see the chunk
 	loan       relay.Loan  // of outbound to the transport
 	conversion *convert.Conversion
 }
@@ -113,8 +115,8 @@ func invalidJSON(err error) *reply {
 // upstream after all it answers.
 func (p *Proxy) prepare(x *exchange) *reply {
 	switch {
-	case x.text == nil:
-		x.outbound = x.received
+	case x.text == nil, x.encoding != "" && !x.rewrite && !x.converts():
+		x.outbound, x.asReceived = x.received, true
 		return nil
 	case x.estimates():
 		return p.estimate(x)
@@ -122,7 +124,6 @@ func (p *Proxy) prepare(x *exchange) *reply {
 		return p.convert(x)
 	}
 	b := x.text
-	x.encoding = ""
 	if x.rewrite {
 		b = body.Replace(b, x.doc.Model, x.model)
 	}
@@ -166,7 +167,7 @@ func (p *Proxy) convert(x *exchange) *reply {
 	if failed != nil {
 		return refuse(failed.Status, "invalid_request", "%s", failed.Message)
 	}
-	x.conversion, x.outbound, x.encoding = c, c.Body(), ""
+	x.conversion, x.outbound = c, c.Body()
 	if err := x.allowance.Charge(int64(cap(x.outbound))); err != nil {
 		return p.unreadable(x, err)
 	}
@@ -195,15 +196,6 @@ func askForUsage(b []byte, members int) ([]byte, bool) {
 		return b, false
 	}
 	return body.Splice(b, m.Start, m.End, options), true
-}
-
-// releaseEarly gives back what is held of the body while the answer lasts, which may be minutes.
-// The transport can be a moment late to say that it is done, so that it is asked again with every
-// read.
-func (x *exchange) releaseEarly() {
-	if x.outbound != nil && x.loan.Returned() {
-		x.release()
-	}
 }
 
 // release gives back all that is held of the body. Whoever may still read the outbound one keeps

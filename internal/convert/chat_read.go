@@ -303,9 +303,9 @@ func (a *chatAnswer) learn(data rawjson.Value, d *delta) {
 		p = readCall(d.calls.First())
 		text = p.args
 	}
-	from := cap(data) - cap(text) // both end where their memory does
+	from := cap(data) - cap(text) // where text begins, if it is a slice of data
 	to := from + len(text)
-	if k == NoBlock || len(text) == 0 || len(data)-len(text) > maxAlike || from < 1 || to >= len(data) || data[from-1] != '"' || data[to] != '"' {
+	if k == NoBlock || len(text) == 0 || from < 1 || to >= len(data) || &data[from] != &text[0] || len(data)-len(text) > maxAlike {
 		return
 	}
 	a.alike.kind = k

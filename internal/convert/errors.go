@@ -21,7 +21,10 @@ type Error struct {
 	// Message is for the client. It names a field of the request, without its value, or is what the
 	// provider said, with keys and internal addresses masked.
 	Message string
-	NoRetry bool // answer with x-should-retry: false
+	NoRetry bool   // answer with x-should-retry: false
+	Code    string // of an upstream's error, digits or a word; empty when it has none
+	Gateway bool   // Cloudflare AI Gateway made the error itself
+	TooLong bool   // the prompt is: the message begins with the words by which clients know
 
 	cause error
 }
@@ -84,13 +87,15 @@ func upstreamError(status int, doc rawjson.Value) *Error {
 	}
 	code, typ := errorCodes(doc)
 	message := errorMessage(doc)
-	if gatewayCode, text, ok := GatewayError(doc); ok {
+	gatewayCode, text, gateway := GatewayError(doc)
+	if gateway {
 		code, message = gatewayCode, text
 		if code == "2005" && status == 400 {
 			status = 502 // "Failed to get response from provider" hides a 5xx
 		}
 	}
 	e := byStatus(status)
+	e.Code, e.Gateway = code, gateway
 	e.explain(message, status)
 	if code == "context_length_exceeded" || typ == "context_length_exceeded" {
 		e.tooLong()
@@ -105,7 +110,8 @@ func upstreamError(status int, doc rawjson.Value) *Error {
 
 // GatewayError recognises the error envelopes that Cloudflare AI Gateway makes itself
 // (AiGatewayError, v4 errors, policy objects) and returns their code, digits or empty, and their
-// message. A provider's own error is none of them. body may be any bytes.
+// message, with keys and internal addresses masked. A provider's own error is none of them. body
+// may be any bytes.
 // https://developers.cloudflare.com/ai-gateway/reference/troubleshooting/
 func GatewayError(body []byte) (code, message string, ok bool) {
 	doc := rawjson.Value(rawjson.Trim(body))
@@ -142,7 +148,15 @@ func GatewayError(body []byte) (code, message string, ok bool) {
 	case message == "":
 		message = "the gateway refused the request"
 	}
-	return code, message, true
+	return code, mask(bounded(message)), true
+}
+
+// bounded bounds a provider's text.
+func bounded(s string) string {
+	if len(s) > maxErrorText {
+		s = strings.ToValidUTF8(s[:maxErrorText], "")
+	}
+	return s
 }
 
 func isNumber(v rawjson.Value) bool {
@@ -216,9 +230,7 @@ func (e *Error) explain(msg string, status int) {
 	if looksLikeHTML(msg) {
 		msg = ""
 	}
-	if len(msg) > maxErrorText {
-		msg = strings.ToValidUTF8(msg[:maxErrorText], "")
-	}
+	msg = bounded(msg)
 	e.Message = mask(msg)
 	if e.Message == "" {
 		e.Message = "upstream returned HTTP " + strconv.Itoa(status)
@@ -238,7 +250,7 @@ func (e *Error) explain(msg string, status int) {
 // is stuck.
 func (e *Error) tooLong() {
 	const words = "prompt is too long"
-	e.Status, e.Class = 400, protocol.InvalidRequest
+	e.Status, e.Class, e.TooLong = 400, protocol.InvalidRequest, true
 	if !strings.HasPrefix(e.Message, words) {
 		e.Message = words + ": " + e.Message
 	}

@@ -95,7 +95,7 @@ func TestApply(t *testing.T) {
 	for _, test := range tests {
 		c := newCORS(t, test.origins...)
 		got := http.Header{}
-		Answer(got, test.in)
+		Add(got, OfAnswer(test.in), "")
 		c.Apply(got, test.origin)
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)

@@ -1,5 +1,6 @@
-// Package header knows each header's fate: which ones of a client's request go
-// upstream, and which values a record may show. Tables and pure functions.
+// Package header knows each header's fate: which ones of a client's request go upstream, which ones
+// of an upstream's answer reach the client, and which values a record may show. Tables and pure
+// functions.
 package header
 
 import (
@@ -158,15 +159,29 @@ func deleteNamed(h http.Header, connection []string) {
 	}
 }
 
-// Answer adds to dst what of an upstream's header may reach the client: not what belongs to one
-// connection, and not what only this proxy may say, such as what the upstream said about its own
-// origin (two values of Access-Control-Allow-Origin make browsers refuse an answer). Values that
-// dst has stay. The others are shared with src.
-func Answer(dst, src http.Header) {
-	deleteNamed(src, src["Connection"])
-	for name, values := range src {
+// OfAnswer takes out of an upstream's header, or out of its trailers, what may not reach the client:
+// what belongs to one connection, and what only this proxy may say, such as what the upstream said
+// about its own origin (two values of Access-Control-Allow-Origin make browsers refuse an answer).
+// It returns h, or an empty header for nil.
+func OfAnswer(h http.Header) http.Header {
+	if h == nil {
+		return http.Header{}
+	}
+	deleteNamed(h, h["Connection"])
+	for name := range h {
 		if !mayAnswer(name) {
-			continue
+			delete(h, name)
+		}
+	}
+	return h
+}
+
+// Add adds src to dst, prefix before each name. Values that dst has stay; the others are shared with
+// src.
+func Add(dst, src http.Header, prefix string) {
+	for name, values := range src {
+		if prefix != "" {
+			name = prefix + name
 		}
 		if old := dst[name]; len(old) > 0 {
 			values = append(old[:len(old):len(old)], values...)
@@ -184,15 +199,6 @@ func mayAnswer(name string) bool {
 func Announce(trailers http.Header) string {
 	names := slices.Sorted(maps.Keys(trailers))
 	return strings.Join(slices.DeleteFunc(names, func(n string) bool { return !mayAnswer(n) }), ", ")
-}
-
-// Trailers adds an upstream's trailers to dst, by the same rule as headers, prefix before the name.
-func Trailers(dst, trailers http.Header, prefix string) {
-	for name, values := range trailers {
-		if mayAnswer(name) {
-			dst[prefix+name] = append(dst[prefix+name], values...)
-		}
-	}
 }
 
 // Convert removes from an outbound header what only the client's protocol knows, and puts an

@@ -351,7 +351,7 @@ func TestHopByHop(t *testing.T) {
 		}
 	}
 	got := http.Header{"X-Kept": {"host's"}}
-	Answer(got, hops.Clone())
+	Add(got, OfAnswer(hops.Clone()), "")
 	if diff := cmp.Diff(http.Header{"X-Kept": {"host's", "3"}}, got); diff != "" {
 		t.Errorf("answer (-want +got):\n%s", diff)
 	}
@@ -365,7 +365,7 @@ func TestTrailers(t *testing.T) {
 		t.Errorf("announced %q", got)
 	}
 	got := http.Header{}
-	Trailers(got, trailers, "Trailer:")
+	Add(got, OfAnswer(trailers), "Trailer:")
 	if diff := cmp.Diff(http.Header{"Trailer:X-Sum": {"a"}, "Trailer:X-Cost": {"1", "2"}}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

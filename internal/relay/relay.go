@@ -4,7 +4,6 @@ package relay
 
 import (
 	"compress/gzip"
-	"errors"
 	"io"
 	"net/http"
 	"sync"
@@ -12,16 +11,18 @@ import (
 )
 
 // Copy copies an answer's body to w, read by read: what has come leaves before more is waited for.
-// length is the declared one, negative if there is none. Without a length the head leaves at once,
-// because the body may take its time; with one, head and body leave in as few writes as they can.
-// A body with a method Buffered is not flushed while that says that it has more at hand.
+// If headAlone is set the head leaves at once, because the body may take its time; if not, head and
+// body leave in as few writes as they can. A body with a method Buffered is not flushed while that
+// says that it has more at hand. came is called after each read that brought something, before that
+// is written.
 //
-// One of the errors is that of reading body, nil at io.EOF; the other that of writing to w, a short
-// write included, which the writer of a host may keep to itself. After either nothing more is
-// copied.
-func Copy(w http.ResponseWriter, body io.Reader, length int64) (readErr, writeErr error) {
+// One of the errors is that of reading body, nil at io.EOF; what came with it has left. The other is
+// that of writing to w, a short write included, which the writer of a host may keep to itself. That
+// of a flush does not count: a client that is gone fails the next write. After either error nothing
+// more is copied.
+func Copy(w http.ResponseWriter, body io.Reader, headAlone bool, came func()) (readErr, writeErr error) {
 	flush := http.NewResponseController(w).Flush
-	if length < 0 {
+	if headAlone {
 		_ = flush()
 	}
 	more, _ := body.(interface{ Buffered() int })
@@ -30,22 +31,20 @@ func Copy(w http.ResponseWriter, body io.Reader, length int64) (readErr, writeEr
 	for n := 0; ; {
 		b := buf.after(n)
 		n, readErr = body.Read(b)
-		length -= int64(n)
 		if n > 0 {
+			came()
 			if writeErr = writeAll(w, b[:n]); writeErr != nil {
 				return nil, writeErr
 			}
 		}
 		if readErr == io.EOF {
-			return nil, nil
+			return nil, nil // the end of the answer is a flush
+		}
+		if n > 0 && (more == nil || more.Buffered() == 0) {
+			_ = flush()
 		}
 		if readErr != nil {
 			return readErr, nil
-		}
-		if n > 0 && length != 0 && (more == nil || more.Buffered() == 0) {
-			if err := flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-				return nil, err
-			}
 		}
 	}
 }

@@ -74,35 +74,39 @@ func TestCopy(t *testing.T) {
 	for name, tt := range map[string]struct {
 		w        journal
 		body     io.Reader
-		length   int64
+		head     bool
 		steps    []string
 		readErr  error
 		writeErr error
 	}{
-		"whole, with a length":            {body: &pieces{[]string{"abc"}, io.EOF, true}, length: 3, steps: []string{"write abc"}},
-		"whole, the end apart":            {body: &pieces{[]string{"abc"}, io.EOF, false}, length: 3, steps: []string{"write abc"}},
-		"slow, with a length":             {body: &pieces{[]string{"a", "bc"}, io.EOF, false}, length: 3, steps: []string{"write a", "flush", "write bc"}},
-		"a stream":                        {body: &pieces{[]string{"a", "bc"}, io.EOF, false}, length: -1, steps: []string{"flush", "write a", "flush", "write bc", "flush"}},
-		"a stream, the end with its last": {body: &pieces{[]string{"a", "bc"}, io.EOF, true}, length: -1, steps: []string{"flush", "write a", "flush", "write bc"}},
-		"more at hand":                    {body: holding{&pieces{[]string{"a", "b", "c"}, io.EOF, false}}, length: -1, steps: []string{"flush", "write a", "write b", "write c", "flush"}},
-		"nothing":                         {body: strings.NewReader(""), length: 0},
-		"broken off":                      {body: &pieces{[]string{"a"}, broken, false}, length: -1, steps: []string{"flush", "write a", "flush"}, readErr: broken},
-		"broken with its last":            {body: &pieces{[]string{"a"}, broken, true}, length: 3, steps: []string{"write a"}, readErr: broken},
-		"nobody takes it":                 {w: journal{writeErr: gone}, body: &pieces{[]string{"a", "b"}, io.EOF, false}, length: -1, steps: []string{"flush", "write a"}, writeErr: gone},
-		"a short write":                   {w: journal{short: true}, body: &pieces{[]string{"ab", "c"}, io.EOF, false}, length: 3, steps: []string{"write ab"}, writeErr: io.ErrShortWrite},
-		"nobody takes the flush": {w: journal{flushErr: gone}, body: &pieces{[]string{"a", "b"}, io.EOF, false}, length: -1,
-			steps: []string{"flush", "write a", "flush"}, writeErr: gone},
-		"a writer that cannot flush": {w: journal{flushErr: http.ErrNotSupported}, body: &pieces{[]string{"a", "b"}, io.EOF, false}, length: -1,
+		"whole, with a length":            {body: &pieces{[]string{"abc"}, io.EOF, true}, steps: []string{"write abc"}},
+		"whole, the end apart":            {body: &pieces{[]string{"abc"}, io.EOF, false}, steps: []string{"write abc", "flush"}},
+		"slow, with a length":             {body: &pieces{[]string{"a", "bc"}, io.EOF, false}, steps: []string{"write a", "flush", "write bc", "flush"}},
+		"a stream":                        {body: &pieces{[]string{"a", "bc"}, io.EOF, false}, head: true, steps: []string{"flush", "write a", "flush", "write bc", "flush"}},
+		"a stream, the end with its last": {body: &pieces{[]string{"a", "bc"}, io.EOF, true}, head: true, steps: []string{"flush", "write a", "flush", "write bc"}},
+		"more at hand":                    {body: holding{&pieces{[]string{"a", "b", "c"}, io.EOF, false}}, head: true, steps: []string{"flush", "write a", "write b", "write c", "flush"}},
+		"nothing":                         {body: strings.NewReader("")},
+		"broken off":                      {body: &pieces{[]string{"a"}, broken, false}, head: true, steps: []string{"flush", "write a", "flush"}, readErr: broken},
+		"broken with its last":            {body: &pieces{[]string{"a"}, broken, true}, steps: []string{"write a", "flush"}, readErr: broken},
+		"nobody takes it":                 {w: journal{writeErr: gone}, body: &pieces{[]string{"a", "b"}, io.EOF, false}, head: true, steps: []string{"flush", "write a"}, writeErr: gone},
+		"a short write":                   {w: journal{short: true}, body: &pieces{[]string{"ab", "c"}, io.EOF, false}, steps: []string{"write ab"}, writeErr: io.ErrShortWrite},
+		"nobody takes the flush": {w: journal{flushErr: gone}, body: &pieces{[]string{"a", "b"}, io.EOF, false}, head: true,
 			steps: []string{"flush", "write a", "flush", "write b", "flush"}},
-		"fast, then slow": {body: &pieces{[]string{strings.Repeat("x", 100<<10), "y", strings.Repeat("z", 6<<10)}, io.EOF, true}, length: 1 << 20,
+		"a writer that cannot flush": {w: journal{flushErr: http.ErrNotSupported}, body: &pieces{[]string{"a", "b"}, io.EOF, false}, head: true,
+			steps: []string{"flush", "write a", "flush", "write b", "flush"}},
+		"fast, then slow": {body: &pieces{[]string{strings.Repeat("x", 100<<10), "y", strings.Repeat("z", 6<<10)}, io.EOF, true},
 			steps: []string{"write 4096 bytes", "flush", "write 32768 bytes", "flush", "write 32768 bytes", "flush", "write 32768 bytes", "flush",
 				"write y", "flush", "write 4096 bytes", "flush", "write 2048 bytes"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			readErr, writeErr := Copy(&tt.w, tt.body, tt.length)
+			came, reads := 0, strings.Count(strings.Join(tt.steps, "\n"), "write")
+			readErr, writeErr := Copy(&tt.w, tt.body, tt.head, func() { came++ })
 			if readErr != tt.readErr || writeErr != tt.writeErr {
 				t.Errorf("errors %v and %v, want %v and %v", readErr, writeErr, tt.readErr, tt.writeErr)
+			}
+			if came != reads {
+				t.Errorf("told of %d reads, want %d", came, reads)
 			}
 			if diff := cmp.Diff(tt.steps, tt.w.steps); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -131,7 +135,7 @@ func TestCopy_allocations(t *testing.T) {
 	body := bytes.NewReader(doc)
 	if n := testing.AllocsPerRun(100, func() {
 		body.Reset(doc)
-		if readErr, writeErr := Copy(w, body, -1); readErr != nil || writeErr != nil {
+		if readErr, writeErr := Copy(w, body, true, func() {}); readErr != nil || writeErr != nil {
 			t.Error(readErr, writeErr)
 		}
 	}); n > 3 {

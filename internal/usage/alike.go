@@ -14,8 +14,9 @@ type alike struct {
 const maxAlike = 1 << 10
 
 // skip returns b, which begins with an event, without the events at its start that are like those
-// before. What says looks for are names in quotes: the middle of such an event holds no quote but
-// escaped ones, and the quotes around it are followed by no colon, so what said nothing before says
+// before. What tells that an event says something are names, and the value of "type": the middle of
+// such an event is neither, because it holds no quote but escaped ones, the quotes around it are
+// followed by no colon, and learn takes no value of "type" for it. So what said nothing before says
 // nothing now.
 func (a *alike) skip(b []byte) []byte {
 	for len(a.prefix) > 0 && bytes.HasPrefix(b, a.prefix) {
@@ -66,11 +67,17 @@ func (a *alike) learn(event []byte) {
 	a.last = append(a.last[:0], event...)
 	suffix := a.last[len(a.last)-max(tail, 0):]
 	quote := bytes.IndexByte(suffix, '"')
-	if same < len(openString) || quote < 0 || quote+1 == len(suffix) || suffix[quote+1] != '}' && suffix[quote+1] != ',' {
+	if same < len(openString) || isType(event[:same]) || quote < 0 || quote+1 == len(suffix) || suffix[quote+1] != '}' && suffix[quote+1] != ',' {
 		a.prefix, a.suffix = nil, nil
 		return
 	}
 	a.prefix, a.suffix = a.last[:same], suffix[quote:]
+}
+
+// isType reports whether what ends in the opening quote of a string makes it the value of "type".
+func isType(prefix []byte) bool {
+	name := bytes.TrimRight(prefix[:len(prefix)-len(openString)], " \t")
+	return bytes.HasSuffix(name, []byte(`"type"`))
 }
 
 var openString, blankLine = []byte(`:"`), []byte("\n\n")

@@ -108,7 +108,7 @@ func OfChat(u rawjson.Value, reasoningExtra bool) (Usage, bool) {
 	n.CacheRead = first(prompts.Get("cached_tokens"), read, hits, cached)
 	n.CacheWrite = first(prompts.Get("cache_write_tokens"), prompts.Get("cache_creation_tokens"), created, prompts.Get("created_cache_tokens"))
 	n.Reasoning = first(completions.Get("reasoning_tokens"))
-	if all, ok := count(total); ok && reasoningExtra {
+	if all, ok := count(total); ok && hasIn && reasoningExtra {
 		n.Output = max(n.Output, all-in)
 	}
 	return n, true
