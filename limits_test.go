@@ -232,9 +232,9 @@ func TestStrangersBodyIsNotRead(t *testing.T) {
 	}
 }
 
-// lettered is a request of 1 MiB of one letter.
+// lettered is a large request of one letter, of a size whose memory comes from a pool.
 func lettered(letter, model string) string {
-	return `{"model":"` + model + `","pad":"` + strings.Repeat(letter, 1<<20) + `"}`
+	return `{"model":"` + model + `","pad":"` + strings.Repeat(letter, 1_000_000) + `"}`
 }
 
 // A transport may go on sending a body after the answer has come. The memory behind it is used

@@ -42,7 +42,7 @@ func letters(letter string, size int, model string) string {
 // one pool.
 func TestEarlyAnswerToALargeRequest(t *testing.T) {
 	t.Parallel()
-	for _, size := range []int{200_000, 1_000_000, 5_000_000} {
+	for _, size := range []int{200_000, 1_000_000, 2_000_000} {
 		for name, http2 := range map[string]bool{"HTTP/1": false, "HTTP/2": true} {
 			t.Run(fmt.Sprint(size, " over ", name), func(t *testing.T) {
 				t.Parallel()
@@ -103,7 +103,7 @@ func TestEarlyAnswerToALargeRequest(t *testing.T) {
 				if _, err := io.ReadFull(early.Body, make([]byte, len("data: 1\n\n"))); err != nil {
 					t.Fatal(err)
 				}
-				for _, letter := range []string{"B", "C", "D", "E", "F", "G", "H", "I"} {
+				for _, letter := range []string{"B", "C", "D", "E"} {
 					if b, err := io.ReadAll(send(letter).Body); err != nil || string(b) != "data: [DONE]\n\n" {
 						t.Fatalf("%s: %q, %v", letter, b, err)
 					}
