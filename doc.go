@@ -28,7 +28,8 @@
 //	  │
 //	  ├─ classify       operation, protocol and mode        proxy.go
 //	  ├─ authenticate   who calls                           auth.go
-//	  ├─ route          where to, and with which model      gateway.go, passthrough.go, mapping.go
+//	  ├─ route          reads the body; where to, and with  request.go, gateway.go,
+//	  │                 which model                         passthrough.go, mapping.go
 //	  │
 //	  │  The plan is made. From here on it is applied.
 //	  │
@@ -55,13 +56,17 @@
 //	a quirk of a provider      profile.go names it, internal/convert/chat_profile.go has the table,
 //	                           internal/convert/chat_write.go heeds it
 //	a header's fate            internal/header/header.go
-//	an outcome                 observe.go names it, record.go decides on it
+//	an outcome                 observe.go names it, record.go decides on it, and errors.go on those
+//	                           of the proxy's own answers
 //	an error of the proxy      the stage that refuses words it, errors.go renders it and says why
 //	                           an upstream did not answer
 //	an upstream's error        internal/convert/errors.go reads it, internal/protocol/errors.go has
 //	                           each protocol's words
-//	a protocol                 internal/protocol names it, proxy.go knows its paths, internal/usage
-//	                           reads its cost, internal/convert has its reader and its writer
+//	a protocol                 internal/protocol names it, observe.go its operation; proxy.go knows
+//	                           the client's paths, gateway.go and passthrough.go the upstream's;
+//	                           internal/usage reads its cost, internal/convert has its reader and
+//	                           its writer; internal/header
+//	an option                  options.go
 //
 // # What is copied
 //
@@ -132,6 +137,25 @@
 // or converted. An error of the gateway itself keeps its status and headers and gets the client's
 // shape. Where [WithMaxBufferedBytes] leaves no room, for a request or for an answer that has to be
 // read whole, the client gets 503 with Retry-After, and the record says proxy_busy.
+//
+// The codes of its own errors, which OpenAI clients see as error.code and reporters as
+// [Record].ErrorType. They keep their meaning; there will be more.
+//
+//	400  ambiguous_model invalid_body invalid_encoding invalid_json invalid_mapping invalid_model
+//	     invalid_path invalid_provider invalid_request model_missing no_gateway unknown_provider
+//	     unsupported_operation
+//	401  invalid_api_key
+//	403  destination_ip_prohibited host_not_allowed passthrough_off
+//	404  not_found
+//	405  method_not_allowed
+//	408  request_timeout
+//	413  request_too_large
+//	415  unsupported_encoding
+//	499  client_closed
+//	503  proxy_busy
+//
+// When no answer came from the upstream, the code is the error's name in RFC 9209 §2.3, such as
+// connection_refused, with 502, or 504 for a timeout.
 //
 // # Reporting
 //

@@ -14,6 +14,7 @@ import (
 
 	"github.com/loadchange/apexproxy/internal/header"
 	"github.com/loadchange/apexproxy/internal/protocol"
+	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
 // Gateway is a Cloudflare AI Gateway: where it is and how it is used. With it,
@@ -66,20 +67,22 @@ func (g Gateway) Format(s fmt.State, _ rune) {
 func (g Gateway) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(g)) }
 
 // Provider is a row of the table that says where a provider's operations are below the gateway's
-// base URL. A path is empty when the provider has none. In paths {model} and {provider} stand for
-// the two sides of model#provider, escaped as one segment; {resource} and {api-version} for
-// [Azure]. A path with {model} may carry a query.
+// base URL. A path is empty when the provider has none: messages are then converted for Chat or
+// Compat, chat completions go to /compat, and the rest is refused. In paths, which start with a
+// slash, {model} and {provider} stand for the two sides of model#provider, escaped as one segment;
+// {resource} and {api-version} for [Azure]. A path with {model} may carry a query. [New] fails on a
+// row that it cannot use. An exact name goes before a prefix, and a long prefix before a short one.
 type Provider struct {
 	Name        string // as clients write it behind #; ending in * it is a prefix
 	Chat        string // an OpenAI-shaped chat completions path
 	Messages    string // a native Anthropic Messages path; /count_tokens is below it
 	Responses   string
 	Embeddings  string
-	Compat      string // what stands before /model on /compat; empty when it is not there
+	Compat      string // what stands before /model on /compat; empty when /compat does not serve it
 	StreamUsage bool   // chat streams may be asked for usage (stream_options.include_usage)
-	// Profile says what requests that are converted to Chat Completions have to
-	// respect. Nil means what [ProfileFor] knows of the provider and each model.
-	// It is not copied: do not change it after [New].
+	// Profile says what requests that are converted to Chat Completions have to respect. Nil means
+	// what [ProfileFor] knows of the provider and each model; what stands here holds for all of the
+	// row's models. It is not copied: do not change it after [New].
 	Profile *ChatProfile
 }
 
@@ -210,6 +213,14 @@ func (row Provider) validate() error {
 	}
 	if row.Chat == "" && row.Messages == "" && row.Responses == "" && row.Embeddings == "" && row.Compat == "" {
 		return fmt.Errorf("provider %s: has no path at all", row.Name)
+	}
+	if p := row.Profile; p != nil {
+		if p.Off != "" && !rawjson.Valid([]byte("{"+p.Off+`,"":0}`)) {
+			return fmt.Errorf("provider %s: Profile.Off %q must be a JSON member, such as \"thinking\":false", row.Name, p.Off)
+		}
+		if !rawjson.Valid([]byte(`"` + p.EmptyEcho + `"`)) {
+			return fmt.Errorf("provider %s: Profile.EmptyEcho %q must be JSON text without its quotes", row.Name, p.EmptyEcho)
+		}
 	}
 	return nil
 }

@@ -21,8 +21,8 @@ import (
 //   - Context: not the request's. It carries the deadline set with
 //     [ReportTimeout] and is cancelled when the context of [Proxy.Shutdown]
 //     ends. Report must return then; a batch it did not keep is lost.
-//   - Order and duplicates: roughly in order of completion, each record at most
-//     once. Nothing is retried; a Reporter that wants retries does them inside
+//   - Order and duplicates: by the end of the exchanges, though those that end
+//     together may change places; each record at most once. Nothing is retried; a Reporter that wants retries does them inside
 //     the deadline.
 //   - Overload: the queue is bounded in records and bytes. When it is full, new
 //     records are dropped and counted in [Stats].
@@ -31,7 +31,7 @@ import (
 //   - Panics: recovered, counted, logged. In our goroutine one would otherwise
 //     end the host's process.
 //   - Ownership: the batch slice is reused after the call: copy the records you
-//     keep. What they point to (Usage, Content, Identity.Metadata, Dropped) is
+//     keep. What they point to (Usage, Content, Identity.Metadata, [Record].Dropped) is
 //     shared with other reporters and may be kept, but not changed.
 type Reporter interface {
 	Report(ctx context.Context, batch []Record) error
@@ -107,18 +107,18 @@ type Record struct {
 	Provider      string // gateway: from model#provider; passthrough: the upstream's host
 	UpstreamHost  string // host[:port] the request went to; empty when none was chosen
 	ClientModel   string // as the client wrote it; empty when the body was not read
-	RequestModel  string // as sent upstream
+	RequestModel  string // as it went upstream, or would have: UpstreamHost is empty when nothing did
 	ResponseModel string // as the upstream named it; empty when it did not
 
 	Stream    bool // the client asked for, or got, an event stream
-	Converted bool // client and upstream spoke different protocols
+	Converted bool // client and upstream speak different protocols; true of an estimate too
 	// Dropped names what conversion could not carry, by path and never by value.
 	Dropped []string
 
 	StatusCode int     // sent to the client; 499 when it left before the head of an answer
 	Outcome    Outcome // how the exchange ended
-	// ErrorType is empty on success and of low cardinality: our code ("invalid_json"), an RFC 9209
-	// §2.3 name when no answer came ("connection_refused"), "gateway_" and a code of Cloudflare's,
+	// ErrorType is empty on success and of low cardinality: our code ("invalid_json"; the package
+	// documentation lists them under Errors), an RFC 9209 §2.3 name when no answer came ("connection_refused"), "gateway_" and a code of Cloudflare's,
 	// or the provider's own type or code.
 	ErrorType string
 

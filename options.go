@@ -11,7 +11,7 @@ import (
 
 // An Option configures a [Proxy]. The order of options does not matter. [WithProvider],
 // [WithReporter] and [WithCORS] add to what was given before; of the others the last one counts.
-// Slices and maps passed in are copied, except a [ChatProfile].
+// Slices and maps passed in are copied, except a [ChatProfile]. A nil Option does nothing.
 type Option interface{ apply(*config) }
 
 type optionFunc func(*config)
@@ -89,7 +89,8 @@ func (c *config) validate() error {
 	check(c.authSet && (c.auth == nil || admitsNobody(c.auth)), "WithAuth: the Authenticator is nil, or Tokens got no token or an empty one")
 	check(c.passthrough != nil && c.passthrough.Auth != nil && admitsNobody(c.passthrough.Auth), "passthrough: Auth: Tokens got no token or an empty one")
 	for _, s := range c.sinks {
-		check(s.reporter == nil, "WithReporter: the Reporter is nil")
+		f, isFunc := s.reporter.(ReporterFunc)
+		check(s.reporter == nil || isFunc && f == nil, "WithReporter: the Reporter is nil")
 		check(s.Items <= 0 || s.Bytes <= 0 || s.Batch <= 0 || s.Timeout <= 0 || s.content < 0,
 			"WithReporter: QueueSize, BatchSize, ReportTimeout and CaptureContent must be positive")
 	}
@@ -102,7 +103,8 @@ func WithGateway(g Gateway) Option {
 	return optionFunc(func(c *config) { c.gateway = &g })
 }
 
-// WithProvider adds a row to the provider table, or replaces the row of the same name.
+// WithProvider adds a row to the provider table, or replaces the row of the same name: whole, what
+// is empty stays empty. Without [WithGateway] it makes [New] fail.
 func WithProvider(row Provider) Option {
 	return optionFunc(func(c *config) { c.providers = append(c.providers, row) })
 }
@@ -115,7 +117,8 @@ func WithPassthrough(p Passthrough) Option {
 }
 
 // WithAuth replaces the gateway token as what clients present in gateway mode. Passthrough has its
-// own: [Passthrough].Auth. A nil Authenticator makes [New] fail.
+// own: [Passthrough].Auth. A nil Authenticator makes [New] fail, and so does WithAuth without
+// [WithGateway].
 func WithAuth(a Authenticator) Option {
 	return optionFunc(func(c *config) { c.auth, c.authSet = a, true })
 }
@@ -129,7 +132,8 @@ func WithMapping(mapping string) Option {
 
 // WithStrictConversion refuses with 400 a request that conversion between protocols cannot carry
 // whole. Without it the request goes on without what cannot be carried, and that is named in the
-// answer's X-Apex-Ai-Proxy-Dropped and in [Record].Dropped.
+// answer's X-Apex-Ai-Proxy-Dropped and in [Record].Dropped. What an answer loses is named there
+// too, and refused by neither.
 func WithStrictConversion() Option {
 	return optionFunc(func(c *config) { c.strict = true })
 }
@@ -147,15 +151,16 @@ func WithMaxRequestBytes(n int64) Option {
 	return optionFunc(func(c *config) { c.maxRequest = n })
 }
 
-// WithMaxBufferedBytes bounds the bodies that the Proxy holds at one time: those of requests, and
-// answers that are read whole to be converted. Past it requests are answered with 503 and
-// Retry-After. The default is 512 MiB, or the bound of one body when that is more. A request that
-// is inflated or converted counts with both forms. n must not be less than the bound of one body.
+// WithMaxBufferedBytes bounds what the Proxy holds of bodies at one time: those of requests, answers
+// that are read whole, and what a converted stream keeps of its tool calls and thinking. Past it
+// the client gets 503 and Retry-After, or in a stream that has begun an error event. The default is
+// 512 MiB, or the bound of one body when that is more. A request that is inflated or converted
+// counts with both forms. n must not be less than the bound of one body.
 func WithMaxBufferedBytes(n int64) Option {
 	return optionFunc(func(c *config) { c.maxBuffered = n })
 }
 
-// WithTransport replaces the transport made by [NewTransport]. The gateway uses it as it is.
+// WithTransport replaces the transport made by [NewTransport], which nil means too. The gateway uses it as it is.
 // Passthrough uses a clone that has no proxy and, unless [Passthrough].Hosts is set, only dials
 // public addresses; a RoundTripper that is not an *http.Transport is accepted for passthrough only
 // with Hosts, and then used as it is: it must not follow redirects.
@@ -163,15 +168,14 @@ func WithTransport(rt http.RoundTripper) Option {
 	return optionFunc(func(c *config) { c.transport = rt })
 }
 
-// WithReporter adds a reporter. Each has a queue and a goroutine of its own, so
-// that one which is slow or broken costs the others nothing, and clients nothing
-// either. A nil Reporter makes [New] fail.
+// WithReporter adds a reporter. Each has a queue and a goroutine of its own: one that is slow or
+// fails delays neither the others nor clients. A nil Reporter makes [New] fail.
 func WithReporter(r Reporter, opts ...ReporterOption) Option {
 	return optionFunc(func(c *config) { c.sinks = append(c.sinks, newSinkConfig(r, opts)) })
 }
 
 // WithLogger sets where the Proxy logs what no answer and no record can tell, such as a failing
-// reporter. The default discards. No line holds a secret or a body.
+// reporter. The default, and nil, discards. No line holds a secret or a body.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) { c.logger = l })
 }

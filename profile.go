@@ -17,8 +17,8 @@ type ChatProfile struct {
 	// Name is that of the built-in row it comes from, for people who print it. Nothing reads it.
 	Name string
 
-	// LimitField names the field for the token limit: "max_completion_tokens", or "max_tokens",
-	// which empty means too.
+	// LimitField names the field for the token limit, such as "max_completion_tokens". Empty means
+	// "max_tokens".
 	LimitField string
 	// User says that "user" is taken, for the client's metadata.user_id. One of more than 64
 	// characters goes as its hash.
@@ -54,21 +54,24 @@ type ChatProfile struct {
 	// needs "prefix": true.
 	MarkPrefill bool
 
-	// Efforts are the values of reasoning_effort that are taken, rising. A wanted one that is not
-	// among them becomes the nearest lower one, or the lowest. Nil means that the field is refused.
+	// Efforts are the values of reasoning_effort that are taken, from least to most. A wanted one
+	// that is not among them becomes the nearest below, or the first. Nil means that the field is
+	// refused.
 	Efforts []string
 	// AnyEffort says that every value is taken. It goes before Efforts.
 	AnyEffort bool
 	// EffortOrTools says that with tools reasoning_effort must be "none".
 	EffortOrTools bool
 	// Off is the member that switches thinking off, as JSON without a comma, such as
-	// `"thinking":{"type":"disabled"}`. Empty means that none is known.
+	// `"thinking":{"type":"disabled"}`. Empty means that none is known. [New] refuses other JSON.
 	Off string
-	// Echo says that the model wants its reasoning back as reasoning_content with the next request.
-	// An answer's reasoning that is not to be shown then travels in its thinking block's signature.
+	// Echo says that the model wants the reasoning of its answer back as reasoning_content in the
+	// next request. When the client asked not to be shown it, it travels inside of the thinking
+	// block's signature.
 	Echo bool
-	// EmptyEcho is the reasoning_content of a message with tool calls that has none. It is JSON
-	// text without quotes; read only with Echo.
+	// EmptyEcho is what goes as reasoning_content with tool calls whose reasoning is lost, for a
+	// provider that refuses them without. It is JSON text without its quotes, and read only with
+	// Echo.
 	EmptyEcho string
 	// CallSigned says that Gemini's thought signatures have to come back on tool calls.
 	CallSigned bool
@@ -78,8 +81,11 @@ type ChatProfile struct {
 	ReasoningExtra bool
 }
 
-// ProfileFor returns the built-in profile of a model at a provider, the caller's to change. The
-// provider is a name of the table, or empty; see [Provider]. Upper and lower case are the same.
+// ProfileFor returns the built-in profile of a model at a provider, the caller's to change. A
+// provider that is unknown, or only leads to others ("compat", "dynamic"), is read from the first
+// part of a model such as openai/gpt-5.5. If that says nothing either, the profile is "generic" with
+// what is known of how the model's family thinks, or, for an empty provider, that family's own.
+// Upper and lower case are the same.
 func ProfileFor(provider, model string) ChatProfile {
 	p := ChatProfile(convert.ProfileFor(provider, model))
 	p.Efforts = slices.Clone(p.Efforts)

@@ -20,18 +20,8 @@ import (
 	"github.com/loadchange/apexproxy/internal/relay"
 )
 
-// ServeHTTP answers one exchange. Its stages run in this order, which is a security property:
-//
-//	classify      which operation, protocol and mode; answers what needs no upstream
-//	authenticate  who calls                                              auth.go
-//	route         the target and the model that goes there               gateway.go, passthrough.go, mapping.go
-//	prepare       the body as it goes there: replaced or converted       request.go
-//	forward       send → head → copy → trailers                          forward.go
-//	              what is not copied: converted, translated, listed      answer.go
-//	end           one Record of it all, for the Reporters                record.go, observe.go
-//
-// The first three decide and write the plan; prepare and forward apply it; end observes. A stage
-// that answers itself returns a reply, which errors.go renders. None of them changes r.
+// ServeHTTP answers one exchange, in the stages of the package documentation. A stage that answers
+// itself returns a reply, and those behind it do not run. None of them changes r.
 //
 // When an upstream's answer breaks off under an [http.Server], ServeHTTP panics with
 // [http.ErrAbortHandler] so that the client sees it; middleware that recovers must panic again with

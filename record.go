@@ -21,8 +21,8 @@ import (
 	"github.com/loadchange/apexproxy/internal/usage"
 )
 
-// facts are what became of an exchange. Each is written where it happens; what they mean, outcome
-// alone says.
+// facts are what became of an exchange. Each is written where it happens; outcome alone says what
+// they mean.
 type facts struct {
 	done     bool            // ServeHTTP came to its end without a panic
 	reply    *reply          // the proxy's own answer; nil: none was written

@@ -19,13 +19,14 @@ func AiGatewayError(status, code int, message string, header ...string) http.Han
 }
 
 // V4Error answers with the envelope of Cloudflare's API v4, as Workers AI behind the gateway does:
-// errors is an array, result null.
+// errors is an array, result null. header is as in [JSON].
 func V4Error(status, code int, message string, header ...string) http.Handler {
 	return JSON(status, fmt.Sprintf(`{"result":null,"success":false,"errors":[{"code":%d,"message":%s}],"messages":[]}`,
 		code, quote(message)), header...)
 }
 
 // PolicyError answers as a gateway policy does: error is an object that has nothing but a message.
+// header is as in [JSON].
 func PolicyError(status int, message string, header ...string) http.Handler {
 	return JSON(status, fmt.Sprintf(`{"success":false,"error":{"message":%s}}`, quote(message)), header...)
 }

@@ -76,7 +76,7 @@ type table struct {
 
 func (t *table) head() {
 	fmt.Fprintf(t.out, "%-12s %-11s %9s %6s %13s %-13s %6s %8s %8s %6s\n",
-		"workload", "target", "cpu µs/rq", "ratio", "(min–max)", "  goal", "allocs", "p50 ms", "p99 ms", "MB")
+		"workload", "target", "cpu µs/rq", "ratio", "(min–max)", "goal", "allocs", "p50 ms", "p99 ms", "MB")
 }
 
 func (t *table) add(label string, w *workload, targets []*target, tls bool) {
@@ -109,10 +109,10 @@ func (t *table) verdict(ratio, goal float64) string {
 	}
 	t.goals++
 	if math.Round(ratio*100) > math.Round(goal*100) {
-		return fmt.Sprintf("> %.2f missed", goal)
+		return fmt.Sprintf("%.2f missed", goal)
 	}
 	t.held++
-	return fmt.Sprintf("≤ %.2f holds", goal)
+	return fmt.Sprintf("%.2f holds", goal)
 }
 
 func (t *table) foot() {

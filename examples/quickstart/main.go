@@ -34,7 +34,7 @@ func main() {
 func run(out io.Writer, gateway *apexproxytest.Gateway, upstream *apexproxytest.Upstream) error {
 	var records []apexproxy.Record
 	reporter := func(_ context.Context, batch []apexproxy.Record) error {
-		records = append(records, batch...) // never called concurrently with itself
+		records = append(records, batch...) // one call at a time, and none after Shutdown
 		return nil
 	}
 	proxy, err := apexproxy.New(
@@ -79,8 +79,8 @@ func run(out io.Writer, gateway *apexproxytest.Gateway, upstream *apexproxytest.
 	fmt.Fprintln(out, "The reporter got")
 	for _, r := range records {
 		usage := cmp.Or(r.Usage, &apexproxy.Usage{}) // nil when the upstream did not say
-		fmt.Fprintf(out, "  %-11s  %-8s  %-25s  as %-15s  %d %s, %d tokens in, %d out\n", r.Mode, r.Operation,
-			r.ClientModel, r.RequestModel, r.StatusCode, r.Outcome, usage.InputTokens, usage.OutputTokens)
+		fmt.Fprintf(out, "  %-11s  %-8s  %-25s  as %-15s  from %-15s  %d %s, %d tokens in, %d out\n", r.Mode, r.Operation,
+			r.ClientModel, r.RequestModel, r.Provider, r.StatusCode, r.Outcome, usage.InputTokens, usage.OutputTokens)
 	}
 	if len(records) != len(list) {
 		return fmt.Errorf("%d records of %d requests", len(records), len(list))
