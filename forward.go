@@ -30,6 +30,9 @@ func (p *Proxy) forward(x *exchange) *reply {
 
 	head := x.w.Header()
 	header.Add(head, res.Header, "")
+	if _, said := head["Content-Type"]; !said {
+		head["Content-Type"] = nil // net/http would guess one
+	}
 	p.cors.Apply(head, x.r.Header.Get("Origin"))
 	announced := len(res.Trailer)
 	if names := header.Announce(res.Trailer); names != "" {
@@ -47,15 +50,15 @@ func (p *Proxy) forward(x *exchange) *reply {
 	}
 
 	res.Body.Close() // now, because this completes res.Trailer
-	if len(res.Trailer) == 0 {
-		return nil
+	if x.events != nil || len(res.Trailer) == 0 {
+		return nil // trailers are those of the stream that was copied, not of one made of it
 	}
 	_ = http.NewResponseController(x.w).Flush() // or a short body gets a length, and loses its trailers
 	prefix := ""
 	if len(res.Trailer) != announced {
 		prefix = http.TrailerPrefix
 	}
-	header.Add(head, header.OfAnswer(res.Trailer), prefix)
+	header.Add(head, header.OfTrailer(res.Trailer), prefix)
 	return nil
 }
 

@@ -162,6 +162,40 @@ func TestRequestMemoryDuringAStream(t *testing.T) {
 	}
 }
 
+// What a converted stream holds counts on when the request's memory is given back: it stays.
+func TestStreamMemoryOutlivesTheRequests(t *testing.T) {
+	t.Parallel()
+	const chunk = `data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":%d,"id":"c%[1]d","function":{"name":"f","arguments":"%s"}}]}}]}` + "\n\n"
+	reply := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		_ = rc.EnableFullDuplex()
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprintf(w, chunk, 0, `{\"a\":\"`)
+		fmt.Fprintf(w, chunk, 1, `{\"a\":\"`)
+		for range 12 {
+			fmt.Fprintf(w, chunk, 1, strings.Repeat("x", 256<<10)) // held until the call before it is whole
+		}
+		_ = rc.Flush()
+		_, _ = io.Copy(io.Discard, r.Body)
+		for r.Context().Err() == nil {
+			fmt.Fprintf(w, chunk, 0, "y")
+			_ = rc.Flush()
+		}
+	})
+	rig := newRig(t, rigConfig{options: []apexproxy.Option{
+		apexproxy.WithMaxRequestBytes(3 << 20), apexproxy.WithMaxBufferedBytes(5 << 20),
+	}}, reply)
+	body := messagesFor("m#mistral", `,"stream":true,"metadata":{"pad":"`+strings.Repeat("p", 300<<10)+`"}`)
+	res := rig.open(t, rig.request(t, gatewayMode, "/v1/messages", body))
+	if _, err := io.CopyN(io.Discard, res.Body, 64<<10); err != nil { // far past the end of the request
+		t.Fatal(err)
+	}
+	second, got := rig.do(t, rig.request(t, gatewayMode, "/v1/chat/completions", padded(5<<19)))
+	if second.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("%d %s", second.StatusCode, clip(got))
+	}
+}
+
 // tight returns a dialer whose first connection holds only a part of a large request.
 func tight(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
 	var dialled atomic.Int64

@@ -49,6 +49,8 @@ func (f *facts) outcome() (o Outcome, status int, errorType string) {
 		return f.reply.outcome, f.reply.status, cmp.Or(f.reply.code, errorType)
 	case f.readErr != nil && f.readErr != io.EOF:
 		return f.broken(), f.status, errorType
+	case errors.Is(f.writeErr, http.ErrContentLength), errors.Is(f.writeErr, http.ErrBodyNotAllowed):
+		return OutcomeUpstreamError, f.status, errorType // more than the answer's own head allows
 	case f.writeErr != nil, !f.done && errors.Is(f.gone, context.Canceled):
 		return OutcomeClientClosed, f.status, errorType
 	case !f.done:

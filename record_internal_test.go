@@ -105,6 +105,8 @@ func TestOutcome(t *testing.T) {
 		"client left":            {facts{readErr: context.Canceled, gone: context.Canceled, status: 200}, want{OutcomeClientClosed, 200, ""}},
 		"client left at the end": {facts{readErr: io.EOF, gone: context.Canceled, status: 200}, want{OutcomeClientClosed, 200, ""}},
 		"client takes no more":   {facts{writeErr: io.ErrShortWrite, status: 200}, want{OutcomeClientClosed, 200, ""}},
+		"longer than its length": {facts{writeErr: http.ErrContentLength, status: 200}, want{OutcomeUpstreamError, 200, ""}},
+		"more than a 204 has":    {facts{writeErr: http.ErrBodyNotAllowed, status: 204}, want{OutcomeUpstreamError, 204, ""}},
 		"left, but all was sent": {facts{done: true, readErr: io.EOF, gone: context.Canceled, status: 200}, want{OutcomeCompleted, 200, ""}},
 		"panic of the host":      {facts{status: 200}, want{OutcomeAborted, 200, ""}},
 		"panic at the end":       {facts{readErr: io.EOF, status: 200}, want{OutcomeAborted, 200, ""}},

@@ -343,6 +343,30 @@ func TestTrailers(t *testing.T) {
 	}
 }
 
+// A stream that is made of the upstream's has none of its trailers.
+func TestTrailers_converted(t *testing.T) {
+	t.Parallel()
+	reply := apexproxytest.Trailers(apexproxytest.SSE(apexproxytest.ChatStream("a")...), "X-Sum", "abc")
+	rig := newRig(t, rigConfig{}, reply)
+	res, got := rig.do(t, rig.request(t, gatewayMode, "/v1/messages", messagesFor("m#mistral", `,"stream":true`)))
+	if !strings.Contains(string(got), "message_stop") || len(res.Trailer) > 0 {
+		t.Errorf("%q and trailers %v", got, res.Trailer)
+	}
+}
+
+// An answer without a type gets none: net/http would guess it of the first bytes.
+func TestNoContentType(t *testing.T) {
+	t.Parallel()
+	rig := newRig(t, rigConfig{}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = nil
+		_, _ = io.WriteString(w, "<html>")
+	}))
+	res, got := rig.do(t, rig.request(t, gatewayMode, "/v1/chat/completions", `{"model":"m#mistral"}`))
+	if typ, ok := res.Header["Content-Type"]; string(got) != "<html>" || ok {
+		t.Errorf("%q, %q", got, typ)
+	}
+}
+
 // An informational answer of the upstream ends at the proxy: passed on, it would take with it what
 // the host's middleware has set for the final one.
 func TestInformationalAnswers(t *testing.T) {
@@ -436,38 +460,42 @@ func TestShortWrite(t *testing.T) {
 	}
 }
 
-// A body with a length may come slowly too.
+// A body with a length may come slowly too, and its last byte long before its end.
 func TestSlowBodyWithLengthLeavesAtOnce(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []string{gatewayMode, passthroughMode} {
-		t.Run(mode, func(t *testing.T) {
-			t.Parallel()
-			seen := make(chan struct{})
-			rig := newRig(t, rigConfig{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Length", "10")
-				w.Header().Set("Content-Type", "application/json")
-				_, _ = io.WriteString(w, "first")
-				_ = http.NewResponseController(w).Flush()
-				select {
-				case <-seen:
-					_, _ = io.WriteString(w, "rest!")
-				case <-r.Context().Done():
+	for _, proto := range protocols {
+		for _, mode := range []string{gatewayMode, passthroughMode} {
+			t.Run(proto.name+"/"+mode, func(t *testing.T) {
+				t.Parallel()
+				seen := make(chan struct{})
+				rig := newRig(t, rigConfig{clientHTTP2: proto.clientHTTP2, upstreamHTTP2: proto.upstreamHTTP2}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Length", "10")
+					w.Header().Set("Content-Type", "application/json")
+					for _, half := range []string{"first", "rest!"} {
+						_, _ = io.WriteString(w, half)
+						_ = http.NewResponseController(w).Flush()
+						select {
+						case <-seen:
+						case <-r.Context().Done():
+						}
+					}
+				}))
+				res := rig.open(t, rig.request(t, mode, "/v1/chat/completions", `{"model":"m#mistral"}`))
+				if res.ContentLength != 10 {
+					t.Errorf("Content-Length %d", res.ContentLength)
 				}
-			}))
-			res := rig.open(t, rig.request(t, mode, "/v1/chat/completions", `{"model":"m#mistral"}`))
-			if res.ContentLength != 10 {
-				t.Errorf("Content-Length %d", res.ContentLength)
-			}
-			got := make([]byte, 5)
-			if _, err := io.ReadFull(res.Body, got); err != nil {
-				t.Fatalf("the first half was held back: %v", err)
-			}
-			close(seen)
-			rest, err := io.ReadAll(res.Body)
-			if err != nil || string(got)+string(rest) != "firstrest!" {
-				t.Errorf("got %q and %q, %v", got, rest, err)
-			}
-		})
+				for _, half := range []string{"first", "rest!"} {
+					got := make([]byte, len(half))
+					if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != half {
+						t.Fatalf("%q was held back: %q, %v", half, got, err)
+					}
+					seen <- struct{}{}
+				}
+				if rest, err := io.ReadAll(res.Body); err != nil || len(rest) > 0 {
+					t.Errorf("%q, %v", rest, err)
+				}
+			})
+		}
 	}
 }
 

@@ -266,12 +266,17 @@ func toolGroup(turns []Turn) int {
 // merged makes one turn of neighbours of one role.
 func merged(turns []Turn) []Turn {
 	out := turns[:0]
+	own := false // the last turn's items are in memory of its own
 	for _, t := range turns {
 		if n := len(out); n > 0 && t.Role != System && out[n-1].Role == t.Role {
-			out[n-1].Items = append(slices.Clip(out[n-1].Items), t.Items...)
+			last := &out[n-1]
+			if !own {
+				last.Items = slices.Clip(last.Items)
+			}
+			last.Items, own = append(last.Items, t.Items...), true
 			continue
 		}
-		out = append(out, t)
+		out, own = append(out, t), false
 	}
 	return out
 }

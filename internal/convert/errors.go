@@ -135,7 +135,7 @@ func GatewayError(body []byte) (code, message string, ok bool) {
 	if !isNumber(number) {
 		number = doc.Get("internalCode")
 	}
-	if isNumber(number) {
+	if isNumber(number) && len(number) < 10 {
 		code = string(number)
 	}
 	if message = string(first.Get("message").Decode()); message == "" {

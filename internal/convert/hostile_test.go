@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -34,6 +35,8 @@ func TestTooManyParts(t *testing.T) {
 	for name, body := range map[string]string{
 		"messages": `{"max_tokens":1,"messages":[` + many(`{"role":"user","content":"x"}`) + `]}`,
 		"content":  `{"max_tokens":1,"messages":[{"role":"user","content":[` + many(`{"type":"a"}`) + `]}]}`,
+		"result":   `{"max_tokens":1,"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"a","content":[` + many(`{"type":"a"}`) + `]}]}]}`,
+		"document": `{"max_tokens":1,"messages":[{"role":"user","content":[{"type":"document","source":{"type":"content","content":[` + many(`{"type":"text","text":"x"}`) + `]}}]}]}`,
 		"tools":    `{"max_tokens":1,"messages":[{"role":"user","content":"x"}],"tools":[` + many(`{"name":"a"}`) + `]}`,
 		"stop":     `{"max_tokens":1,"messages":[{"role":"user","content":"x"}],"stop_sequences":[` + many(`"a"`) + `]}`,
 	} {
@@ -44,6 +47,33 @@ func TestTooManyParts(t *testing.T) {
 				t.Errorf("%+v", err)
 			}
 		})
+	}
+}
+
+// Many messages of one role become one: what that costs must grow with their number, not with its
+// square.
+func TestManyMessagesOfOneRole(t *testing.T) {
+	cost := func(n int) uint64 {
+		body := `{"max_tokens":1,"messages":[` + strings.TrimSuffix(strings.Repeat(`{"role":"user","content":"x"},`, n), ",") + `]}`
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := messagesToChat([]byte(body), Params{Model: "m"}); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	if few, many := cost(500), cost(4000); many > 16*few {
+		t.Errorf("%d bytes for 500 messages, %d for 4000", few, many)
+	}
+}
+
+func TestMessagesTwice(t *testing.T) {
+	t.Parallel()
+	const list = `"messages":[{"role":"user","content":"x"}]`
+	_, err := messagesToChat([]byte(`{"max_tokens":1,`+list+`,`+list+`}`), Params{Model: "m"})
+	if got := errorText(err); got != "400 invalid_request_error messages: stands twice" {
+		t.Error(got)
 	}
 }
 

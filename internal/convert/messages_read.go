@@ -7,8 +7,8 @@ import (
 	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
-// maxParts bounds messages, content blocks, tools and stop sequences each: what is noted of one
-// takes far more memory than its shortest form.
+// maxParts bounds messages, content blocks wherever they stand, tools and stop sequences each: what
+// is noted of one takes far more memory than its shortest form.
 const maxParts = 100_000
 
 // messagesRequest reads a Messages request into a Conversation. Losses that every other protocol
@@ -130,7 +130,10 @@ func (r *messagesRequest) field(name []byte) *rawjson.Value {
 }
 
 func (r *messagesRequest) readTurns(d *rawjson.Reader) *Error {
-	r.seen, r.Turns, r.items = true, r.Turns[:0], r.items[:0]
+	if r.seen {
+		return invalid("messages: stands twice")
+	}
+	r.seen = true
 	if d.Peek() != '[' {
 		return invalid("messages: must be an array")
 	}
@@ -192,10 +195,7 @@ func (r *messagesRequest) readContent(d *rawjson.Reader, at int) *Error {
 		return invalid(path("messages", at, "content") + ": must be a string or an array")
 	}
 	for i := range d.Elements() {
-		if r.blocks++; r.blocks > maxParts {
-			return invalid(path("messages", at, "content") + ": the request has too many blocks")
-		}
-		p, err := readPart(d, Place{at, i})
+		p, err := r.readPart(d, Place{at, i})
 		if err != nil {
 			return err
 		}
@@ -208,7 +208,10 @@ var textType = rawjson.Value(`"text"`)
 
 // readPart reads the block that is next, and sees to it that the fields which its type needs have
 // the right JSON type.
-func readPart(d *rawjson.Reader, where Place) (p part, err *Error) {
+func (r *messagesRequest) readPart(d *rawjson.Reader, where Place) (p part, err *Error) {
+	if r.blocks++; r.blocks > maxParts {
+		return p, invalid(path("messages", where.Message, "content") + ": the request has too many blocks")
+	}
 	p.where = where
 	if d.Peek() != '{' {
 		return p, invalid(where.path("") + ": must be an object")
@@ -300,7 +303,7 @@ func (r *messagesRequest) add(role Role, p *part) (err *Error) {
 	case typ == "image" || typ == "document" || typ == "search_result":
 		r.items, err = r.appendContent(r.items, p)
 		return err
-	case typ == "tool_addition" && p.tool.Get("name").IsString() && p.tool.Get("input_schema").IsObject():
+	case typ == "tool_addition" && len(p.tool.Get("name").Text()) > 0 && p.tool.Get("input_schema").IsObject():
 		tool, err := r.readTool(p.tool, -1)
 		if tool != nil {
 			r.added = append(r.added, *tool)
@@ -367,7 +370,7 @@ func (r *messagesRequest) readResult(p *part) (result []Item, err *Error) {
 	}
 	d := &rawjson.Reader{Doc: p.content}
 	for range d.Elements() {
-		in, err := readPart(d, p.where)
+		in, err := r.readPart(d, p.where)
 		if err != nil {
 			return nil, err
 		}
@@ -500,7 +503,7 @@ func (r *messagesRequest) appendDocument(items []Item, p *part) ([]Item, *Error)
 func (r *messagesRequest) appendBlocks(items []Item, blocks rawjson.Value, where Place) ([]Item, *Error) {
 	d := &rawjson.Reader{Doc: blocks}
 	for range d.Elements() {
-		in, err := readPart(d, where)
+		in, err := r.readPart(d, where)
 		if err != nil {
 			return nil, err
 		}
@@ -648,7 +651,7 @@ func (r *messagesRequest) settleTools() *Error {
 }
 
 // readTool reads a tool's declaration, nil for one that only Anthropic can run. at is its place in
-// tools, negative for one that a message declares.
+// tools, and not used of one that is an object with a name.
 func (r *messagesRequest) readTool(v rawjson.Value, at int) (*Tool, *Error) {
 	if !v.IsObject() {
 		return nil, invalid(path("tools", at) + ": must be an object")

@@ -162,17 +162,30 @@ func deleteNamed(h http.Header, connection []string) {
 // OfAnswer takes out of an upstream's header, or out of its trailers, what may not reach the client:
 // what belongs to one connection, and what only this proxy may say, such as what the upstream said
 // about its own origin (two values of Access-Control-Allow-Origin make browsers refuse an answer).
-// It returns h, or an empty header for nil.
+// Names are spelled as [http.Header] does, because a RoundTripper of the host's may not: net/http
+// would write such a Content-Length beside its own. It returns h, or an empty header for nil.
 func OfAnswer(h http.Header) http.Header {
 	if h == nil {
 		return http.Header{}
 	}
 	deleteNamed(h, h["Connection"])
-	for name := range h {
-		if !mayAnswer(name) {
+	for name, values := range h {
+		key := textproto.CanonicalMIMEHeaderKey(name)
+		if key != name || !mayAnswer(key) {
 			delete(h, name)
 		}
+		if key != name && mayAnswer(key) {
+			h[key] = append(h[key], values...)
+		}
 	}
+	return h
+}
+
+// OfTrailer is [OfAnswer] for trailers, of which none may say how long the answer was (RFC 9110
+// §6.5.1).
+func OfTrailer(h http.Header) http.Header {
+	h = OfAnswer(h)
+	h.Del("Content-Length")
 	return h
 }
 

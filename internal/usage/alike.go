@@ -23,7 +23,7 @@ func (a *alike) skip(b []byte) []byte {
 		rest := b[len(a.prefix):]
 		end := bytes.IndexByte(rest, '\n')
 		if end < len(a.suffix) || end+1 >= len(rest) || rest[end+1] != '\n' ||
-			!bytes.HasSuffix(rest[:end], a.suffix) || quotes(rest[:end-len(a.suffix)]) {
+			!bytes.HasSuffix(rest[:end], a.suffix) || ends(rest[:end-len(a.suffix)]) {
 			break
 		}
 		b = rest[end+2:]
@@ -31,8 +31,12 @@ func (a *alike) skip(b []byte) []byte {
 	return b
 }
 
-// quotes reports whether the inside of a string holds a quote that would end it.
-func quotes(s []byte) bool {
+// ends reports whether s, in the place of a string's inside, holds what ends it: a quote, or a CR,
+// which ends a line of the stream.
+func ends(s []byte) bool {
+	if bytes.IndexByte(s, '\r') >= 0 {
+		return true
+	}
 	for at := 0; ; {
 		i := bytes.IndexByte(s[at:], '"')
 		if i < 0 {
@@ -51,7 +55,7 @@ func quotes(s []byte) bool {
 
 // learn compares an event that said nothing, with its blank line, with the one before.
 func (a *alike) learn(event []byte) {
-	if len(event) > maxAlike {
+	if len(event) > maxAlike || bytes.IndexByte(event, '\r') >= 0 {
 		return
 	}
 	event = event[:len(event)-len(blankLine)]
@@ -74,10 +78,13 @@ func (a *alike) learn(event []byte) {
 	a.prefix, a.suffix = a.last[:same], suffix[quote:]
 }
 
-// isType reports whether what ends in the opening quote of a string makes it the value of "type".
+// isType reports whether what ends in the opening quote of a string may make it the value of "type".
+// A name with an escape may be any.
 func isType(prefix []byte) bool {
 	name := bytes.TrimRight(prefix[:len(prefix)-len(openString)], " \t")
-	return bytes.HasSuffix(name, []byte(`"type"`))
+	name = bytes.TrimSuffix(name, []byte(`"`))
+	name = name[bytes.LastIndexByte(name, '"')+1:]
+	return string(name) == "type" || bytes.IndexByte(name, '\\') >= 0
 }
 
 var openString, blankLine = []byte(`:"`), []byte("\n\n")

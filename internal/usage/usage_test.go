@@ -369,6 +369,8 @@ func TestAlike(t *testing.T) {
 	delta := func(s string) string {
 		return "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":" + s + "}}\n\n"
 	}
+	start := `data: {"type":"message_start","message":{"id":"i","model":"m"}}` + "\n\n"
+	ping := `data: {"type":"ping"}` + "\n\n"
 	for name, tt := range map[string]struct {
 		in   string
 		p    protocol.Protocol
@@ -386,6 +388,13 @@ func TestAlike(t *testing.T) {
 		"an error":            {some + `data: {"error":{"code":"late"}}` + "\n\n" + some, protocol.Chat, Summary{ID: "c", Model: "m", Failed: true, ErrorType: "late"}},
 		"two events in one":   {some + strings.Replace(chunk(`"x"`), "\n\n", "\ndata: [DONE]\n\n", 1) + some, protocol.Chat, Summary{ID: "c", Model: "m"}},
 		"done":                {some + "data: [DONE]\n\n" + strings.Replace(chunk(`"x"`), "null}]", `"stop"}]`, 1), protocol.Chat, Summary{ID: "c", Model: "m", Done: true}},
+		"the end as a type":   {start + ping + ping + `data: {"type":"message_stop"}` + "\n\n", protocol.Messages, Summary{ID: "i", Model: "m", Done: true}},
+		"an error as a type":  {start + ping + ping + `data: {"type":"error"}` + "\n\n", protocol.Messages, Summary{ID: "i", Model: "m", Failed: true}},
+		"a type, its name escaped": {start + strings.Replace(ping+ping, "type", `typ\u0065`, 2) + `data: {"typ\u0065":"error"}` + "\n\n", protocol.Messages,
+			Summary{ID: "i", Model: "m", Failed: true}},
+		"responses": {strings.Repeat(`data: {"type":"keepalive"}`+"\n\n", 3) + `data: {"type":"error"}` + "\n\n", protocol.Responses, Summary{Failed: true}},
+		"a CR inside": {some + strings.Replace(chunk(`"x"`), `"x"`, "\"x\r\rdata: [DONE]\r\r\"", 1) + strings.Replace(chunk(`"x"`), "null}]", `"stop"}]`, 1), protocol.Chat,
+			Summary{ID: "c", Model: "m", Done: true}},
 		"messages": {strings.Repeat(delta(`"a"`)+delta(`"b"`), 5) + "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":7}}\n\n" +
 			delta(`"c"`) + "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n", protocol.Messages, Summary{FinishReason: "end_turn", Usage: &Usage{Output: 7}, Done: true}},
 	} {
@@ -410,6 +419,8 @@ func FuzzAlike(f *testing.F) {
 	f.Add(`data: {"model":"m","c":"`, `","finish_reason":null,"usage":null}`, "one", "two", `x","usage":{"prompt_tokens":1},"y":"z`, uint8(1))
 	f.Add("event: content_block_delta\ndata: {\"d\":{\"text\":\"", `"}}`, "one", "two", `usage`, uint8(3))
 	f.Add(`data: {"c":"`, `"}`, "a", `b\`, `"error`, uint8(2))
+	f.Add(`data: {"type":"`, `"}`, "ping", "message_stop", "error", uint8(2))
+	f.Add(`data: {"c":"`, `"}`, "a", "b", "\r\rdata: [DONE]\r\r", uint8(1))
 	f.Fuzz(func(t *testing.T, prefix, suffix, a, b, c string, p uint8) {
 		var in []byte
 		for _, s := range []string{a, b, a, c, b, c, a} {
