@@ -185,7 +185,7 @@ func TestStreamMemoryOutlivesTheRequests(t *testing.T) {
 	rig := newRig(t, rigConfig{options: []apexproxy.Option{
 		apexproxy.WithMaxRequestBytes(3 << 20), apexproxy.WithMaxBufferedBytes(5 << 20),
 	}}, reply)
-	body := messagesFor("m#mistral", `,"stream":true,"metadata":{"pad":"`+strings.Repeat("p", 300<<10)+`"}`)
+	body := messagesFor("m#mistral", `,"stream":true,"system":"`+strings.Repeat("p", 300<<10)+`"`)
 	res := rig.open(t, rig.request(t, gatewayMode, "/v1/messages", body))
 	if _, err := io.CopyN(io.Discard, res.Body, 64<<10); err != nil { // far past the end of the request
 		t.Fatal(err)
