@@ -182,15 +182,15 @@ func TestStreamMemoryOutlivesTheRequests(t *testing.T) {
 			_ = rc.Flush()
 		}
 	})
-	rig := newRig(t, rigConfig{options: []apexproxy.Option{
-		apexproxy.WithMaxRequestBytes(3 << 20), apexproxy.WithMaxBufferedBytes(5 << 20),
+	rig := newRig(t, rigConfig{upstreamHTTP2: true, options: []apexproxy.Option{
+		apexproxy.WithMaxRequestBytes(6 << 20), apexproxy.WithMaxBufferedBytes(8 << 20),
 	}}, reply)
-	body := messagesFor("m#mistral", `,"stream":true,"system":"`+strings.Repeat("p", 300<<10)+`"`)
+	body := messagesFor("m#mistral", `,"stream":true,"system":"`+strings.Repeat("p", 2<<20)+`"`) // more than an HTTP/2 stream takes unread
 	res := rig.open(t, rig.request(t, gatewayMode, "/v1/messages", body))
 	if _, err := io.CopyN(io.Discard, res.Body, 64<<10); err != nil { // far past the end of the request
 		t.Fatal(err)
 	}
-	second, got := rig.do(t, rig.request(t, gatewayMode, "/v1/chat/completions", padded(5<<19)))
+	second, got := rig.do(t, rig.request(t, gatewayMode, "/v1/chat/completions", padded(11<<19)))
 	if second.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("%d %s", second.StatusCode, clip(got))
 	}
