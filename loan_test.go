@@ -166,9 +166,8 @@ func TestRequestMemoryDuringAStream(t *testing.T) {
 func TestStreamMemoryOutlivesTheRequests(t *testing.T) {
 	t.Parallel()
 	const chunk = `data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":%d,"id":"c%[1]d","function":{"name":"f","arguments":"%s"}}]}}]}` + "\n\n"
-	reply := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	upstream := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
-		_ = rc.EnableFullDuplex()
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprintf(w, chunk, 0, `{\"a\":\"`)
 		fmt.Fprintf(w, chunk, 1, `{\"a\":\"`)
@@ -176,23 +175,37 @@ func TestStreamMemoryOutlivesTheRequests(t *testing.T) {
 			fmt.Fprintf(w, chunk, 1, strings.Repeat("x", 256<<10)) // held until the call before it is whole
 		}
 		_ = rc.Flush()
-		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.Copy(io.Discard, r.Body) // more than a stream takes unread
 		for r.Context().Err() == nil {
 			fmt.Fprintf(w, chunk, 0, "y")
 			_ = rc.Flush()
 		}
-	})
-	rig := newRig(t, rigConfig{upstreamHTTP2: true, options: []apexproxy.Option{
-		apexproxy.WithMaxRequestBytes(6 << 20), apexproxy.WithMaxBufferedBytes(8 << 20),
-	}}, reply)
-	body := messagesFor("m#mistral", `,"stream":true,"system":"`+strings.Repeat("p", 2<<20)+`"`) // more than an HTTP/2 stream takes unread
-	res := rig.open(t, rig.request(t, gatewayMode, "/v1/messages", body))
-	if _, err := io.CopyN(io.Discard, res.Body, 64<<10); err != nil { // far past the end of the request
+	}))
+	upstream.EnableHTTP2 = true
+	upstream.StartTLS()
+	t.Cleanup(upstream.Close)
+	proxy := newProxy(t, apexproxy.WithTransport(upstream.Client().Transport),
+		apexproxy.WithGateway(apexproxy.Gateway{BaseURL: upstream.URL, Token: gatewayToken}),
+		apexproxy.WithMaxRequestBytes(6<<20), apexproxy.WithMaxBufferedBytes(8<<20))
+	send := func(path, body string) *http.Response {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, proxy+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = headers("Authorization", bearerHeader, "Content-Type", "application/json")
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = res.Body.Close() })
+		return res
+	}
+	first := send("/v1/messages", messagesFor("m#mistral", `,"stream":true,"system":"`+strings.Repeat("p", 2<<20)+`"`))
+	if _, err := io.CopyN(io.Discard, first.Body, 64<<10); err != nil { // far past the end of the request
 		t.Fatal(err)
 	}
-	second, got := rig.do(t, rig.request(t, gatewayMode, "/v1/chat/completions", padded(11<<19)))
-	if second.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("%d %s", second.StatusCode, clip(got))
+	if second := send("/v1/chat/completions", padded(11<<19)); second.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("%d", second.StatusCode)
 	}
 }
 
