@@ -243,8 +243,8 @@ func TestHostDeadlinesDoNotCut(t *testing.T) {
 	exchanges.Wait()
 }
 
-// Middleware that recovers and panics again keeps the abort; the value is
-// http.ErrAbortHandler, which the server does not log.
+// Middleware that recovers and panics again keeps the abort; the value is http.ErrAbortHandler,
+// which the server does not log.
 func TestRecoverMiddlewareThatPanicsAgain(t *testing.T) {
 	t.Parallel()
 	for _, proto := range protocols {
@@ -274,8 +274,8 @@ func TestRecoverMiddlewareThatPanicsAgain(t *testing.T) {
 	}
 }
 
-// Without a server there is nobody to abort for: a test with a recorder sees a
-// short body and no panic.
+// Without a server there is nobody to abort for: a test with a recorder sees a short body and no
+// panic.
 func TestAbortInARecorder(t *testing.T) {
 	t.Parallel()
 	rig := newRig(t, rigConfig{}, apexproxytest.Abort("data: 1\n\n"))

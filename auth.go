@@ -18,8 +18,8 @@ import (
 // text reaches neither the client nor a log.
 type Authenticator func(r *http.Request) (Identity, error)
 
-// Identity says who called. Stages after authentication and records see it, so
-// it must hold no secret. The zero Identity is nobody.
+// Identity says who called. Stages after authentication and records see it, so it must hold no
+// secret. The zero Identity is nobody.
 type Identity struct {
 	Subject  string            // high cardinality
 	Metadata map[string]string // not copied: do not change it after returning it
@@ -27,8 +27,8 @@ type Identity struct {
 
 type identityKey struct{}
 
-// IdentityFromContext returns the identity of the exchange. It is set in the
-// request that [Gateway].Header gets.
+// IdentityFromContext returns the identity of the exchange. It is set in the request that
+// [Gateway].Header gets.
 func IdentityFromContext(ctx context.Context) (Identity, bool) {
 	id, ok := ctx.Value(identityKey{}).(Identity)
 	return id, ok

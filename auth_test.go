@@ -136,8 +136,8 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestWithAuth: another Authenticator replaces the gateway's token, and its
-// error's text stays where it is.
+// TestWithAuth: another Authenticator replaces the gateway's token, and its error's text stays
+// where it is.
 func TestWithAuth(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, apexproxytest.GatewayConfig{})
@@ -174,8 +174,8 @@ func TestWithAuth(t *testing.T) {
 	}
 }
 
-// TestPassthroughAuth: the caller's token has its own header there, because
-// Authorization is the upstream's.
+// TestPassthroughAuth: the caller's token has its own header there, because Authorization is the
+// upstream's.
 func TestPassthroughAuth(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -223,8 +223,8 @@ func TestPassthroughAuth(t *testing.T) {
 	}
 }
 
-// TestAuthBeforeBody: a refused client learns so before its body is there, and
-// whatever else is wrong with the request.
+// TestAuthBeforeBody: a refused client learns so before its body is there, and whatever else is
+// wrong with the request.
 func TestAuthBeforeBody(t *testing.T) {
 	t.Parallel()
 	up := newUpstream(t)

@@ -73,8 +73,8 @@ func heldCalls(n int) []string {
 }
 
 // What an upstream makes a converted stream hold counts against the budget, and has bounds of its
-// own. The client, who has had its 200, is told in its own protocol; the record says that it was
-// no success.
+// own. The client, who has had its 200, is told in its own protocol; the record says that it was no
+// success.
 func TestConvertedStreamBounds(t *testing.T) {
 	t.Parallel()
 	type result struct {

@@ -181,8 +181,8 @@ func TestOptionsNeedsNoKey(t *testing.T) {
 	}
 }
 
-// statusLogger is a host's logging writer as many are written: it has Unwrap,
-// and what http.ResponseController finds behind it, but no Flush of its own.
+// statusLogger is a host's logging writer as many are written: it has Unwrap, and what
+// http.ResponseController finds behind it, but no Flush of its own.
 type statusLogger struct {
 	http.ResponseWriter
 	status int
@@ -250,8 +250,8 @@ func TestBehindLoggingAndRecovery(t *testing.T) {
 	}
 }
 
-// A writer that can do nothing but write may hold events back. It must not
-// change or lose them, nor hide their breaking off.
+// A writer that can do nothing but write may hold events back. It must not change or lose them, nor
+// hide their breaking off.
 func TestBehindAPlainWriter(t *testing.T) {
 	t.Parallel()
 	for _, proto := range protocols {
@@ -311,8 +311,8 @@ func TestMaxBytesHandlerOutside(t *testing.T) {
 	}
 }
 
-// The server has told the client to go on when the body was read; an upstream
-// that never says 100 must not make the exchange wait for it.
+// The server has told the client to go on when the body was read; an upstream that never says 100
+// must not make the exchange wait for it.
 func TestExpectContinue(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{gatewayMode, passthroughMode} {
@@ -359,8 +359,8 @@ func TestInProcess(t *testing.T) {
 	}
 }
 
-// The stages decide on the request and leave it alone: what runs after the
-// proxy, such as a log line, sees what the client sent.
+// The stages decide on the request and leave it alone: what runs after the proxy, such as a log
+// line, sees what the client sent.
 func TestRequestIsNotChanged(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{gatewayMode, passthroughMode} {

@@ -223,8 +223,8 @@ func TestBusy(t *testing.T) {
 	if err := up.WaitCancelled(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	// The budget comes back when ServeHTTP returns, shortly after the upstream
-	// saw its request cancelled.
+	// The budget comes back when ServeHTTP returns, shortly after the upstream saw its request
+	// cancelled.
 	deadline := time.Now().Add(10 * time.Second)
 	for got.Status != 200 && time.Now().Before(deadline) {
 		got = post(t, proxy+"/v1/embeddings", body, providerHeader, up.Host)
@@ -306,8 +306,8 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestGatewayEnvelopes: the gateway's own errors in the client's dialect, with
-// their status and headers.
+// TestGatewayEnvelopes: the gateway's own errors in the client's dialect, with their status and
+// headers.
 func TestGatewayEnvelopes(t *testing.T) {
 	t.Parallel()
 	const aliases = `Unknown BYOK alias "x"; configured aliases: default, team-secret`
@@ -358,8 +358,8 @@ func TestGatewayEnvelopes(t *testing.T) {
 	}
 }
 
-// TestErrorsAsWritten: what a provider answers is the client's, byte by byte,
-// and so is what looks like an envelope but is not the gateway's.
+// TestErrorsAsWritten: what a provider answers is the client's, byte by byte, and so is what looks
+// like an envelope but is not the gateway's.
 func TestErrorsAsWritten(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -412,8 +412,8 @@ func TestErrorsAsWritten(t *testing.T) {
 	}
 }
 
-// TestRedirects: none is followed. The gateway has none to give; in passthrough
-// it is the client's to follow.
+// TestRedirects: none is followed. The gateway has none to give; in passthrough it is the client's
+// to follow.
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	second := newUpstream(t)

@@ -3,7 +3,9 @@ package apexproxy
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -24,6 +26,32 @@ func (t *inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, Header: t.header.Clone(), Body: io.NopCloser(strings.NewReader(t.body)), ContentLength: length}, nil
 }
 
+// canned returns a real transport whose connections answer each request, which ends in "]}", with
+// the same bytes.
+func canned(tb testing.TB, answer string) *http.Transport {
+	t := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		here, there := net.Pipe()
+		go func() {
+			defer there.Close()
+			answer, buf := []byte(answer), make([]byte, 32<<10)
+			for {
+				n, err := there.Read(buf)
+				if err != nil {
+					return
+				}
+				if bytes.HasSuffix(buf[:n], []byte("]}")) {
+					if _, err := there.Write(answer); err != nil {
+						return
+					}
+				}
+			}
+		}()
+		return here, nil
+	}}
+	tb.Cleanup(t.CloseIdleConnections)
+	return t
+}
+
 // discarding is a client that takes everything.
 type discarding struct{ header http.Header }
 
@@ -37,23 +65,29 @@ func (w *discarding) Flush()                      {}
 var exchanges = map[string]struct {
 	path, model, contentType, answer string
 	most                             float64
+	lent                             bool // the request is, to a real transport
 }{
 	"copied": {"/v1/chat/completions", "m#openai", "application/json",
-		`{"id":"c","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"words"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":4}}`, 46},
+		`{"id":"c","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"words"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":4}}`, 46, false},
+	"lent": {"/v1/chat/completions", "m#openai", "application/json",
+		`{"id":"c","model":"m","choices":[]}`, 85, true},
 	"copied stream": {"/v1/chat/completions", "m#openai", "text/event-stream",
-		strings.Repeat(`data: {"model":"m","choices":[{"index":0,"delta":{"content":"word"},"finish_reason":null}]}`+"\n\n", 500) + "data: [DONE]\n\n", 56},
+		strings.Repeat(`data: {"model":"m","choices":[{"index":0,"delta":{"content":"word"},"finish_reason":null}]}`+"\n\n", 500) + "data: [DONE]\n\n", 56, false},
 	"converted": {"/v1/messages", "m#openai", "application/json",
-		`{"id":"c","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"words"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":4}}`, 75},
+		`{"id":"c","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"words"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":4}}`, 75, false},
 	"converted stream": {"/v1/messages", "m#openai", "text/event-stream",
 		strings.Repeat(`data: {"model":"m","choices":[{"index":0,"delta":{"content":"word"},"finish_reason":null}]}`+"\n\n", 500) +
-			`data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}` + "\n\ndata: [DONE]\n\n", 100},
+			`data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}` + "\n\ndata: [DONE]\n\n", 100, false},
 }
 
 // exchange returns a function that runs one exchange of a kind.
 func newExchange(tb testing.TB, kind string) func() {
 	tb.Helper()
 	k := exchanges[kind]
-	transport := &inMemory{http.Header{"Content-Type": {k.contentType}, "X-Request-Id": {"r"}, "Cf-Aig-Log-Id": {"l"}}, k.answer}
+	var transport http.RoundTripper = &inMemory{http.Header{"Content-Type": {k.contentType}, "X-Request-Id": {"r"}, "Cf-Aig-Log-Id": {"l"}}, k.answer}
+	if k.lent {
+		transport = canned(tb, fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", k.contentType, len(k.answer), k.answer))
+	}
 	p, err := New(WithGateway(Gateway{BaseURL: "http://gateway.example", Token: "token"}), WithTransport(transport), WithMapping("a#b"),
 		WithReporter(ReporterFunc(func(context.Context, []Record) error { return nil })))
 	if err != nil {

@@ -62,9 +62,9 @@ func (p *Proxy) forward(x *exchange) *reply {
 	return nil
 }
 
-// moved says that something has come from the upstream: the client gets its time to take it, and the
-// request's memory may be free. A stream lasts for minutes, and the transport can be a moment late
-// to say that it is done with the request.
+// moved says that something has come from the upstream: the client gets its time to take it, and
+// the request's memory may be free. A stream lasts for minutes, and the transport can be a moment
+// late to say that it is done with the request.
 func (x *exchange) moved() {
 	x.extendDeadline()
 	if x.outbound != nil && x.loan.Returned() {

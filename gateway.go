@@ -17,22 +17,22 @@ import (
 	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
-// Gateway is a Cloudflare AI Gateway: where it is and how it is used. With it,
-// a request without X-APEX-AI-PROXY-PROVIDER is routed by the model#provider in
-// its body. Printing a Gateway never shows its token.
+// Gateway is a Cloudflare AI Gateway: where it is and how it is used. With it, a request without
+// X-APEX-AI-PROXY-PROVIDER is routed by the model#provider in its body. Printing a Gateway never
+// shows its token.
 type Gateway struct {
 	// AccountID and GatewayID name the gateway. They may be empty only with BaseURL.
 	AccountID, GatewayID string
-	// Token is sent as cf-aig-authorization and nowhere else. Without
-	// [WithAuth] it is also what clients present. It must not be empty.
+	// Token is sent as cf-aig-authorization and nowhere else. Without [WithAuth] it is also what
+	// clients present. It must not be empty.
 	Token string
-	// BaseURL replaces https://gateway.ai.cloudflare.com/v1/{AccountID}/{GatewayID}
-	// whole, for custom domains. http and https are allowed.
+	// BaseURL replaces https://gateway.ai.cloudflare.com/v1/{AccountID}/{GatewayID} whole, for
+	// custom domains. http and https are allowed.
 	BaseURL string
 	// Azure is needed for the provider azure-openai only.
 	Azure Azure
-	// BYOKOnly adds cf-aig-no-wholesale: true, so that a missing stored key is
-	// an error and never spends Unified Billing credit.
+	// BYOKOnly adds cf-aig-no-wholesale: true, so that a missing stored key is an error and never
+	// spends Unified Billing credit.
 	BYOKOnly bool
 	// PreferCompat sends chat completions for anthropic, openai, google-ai-studio, groq, mistral,
 	// grok, deepseek, cerebras and cohere to /compat/chat/completions as provider/model instead of
@@ -43,10 +43,10 @@ type Gateway struct {
 	// max-attempts, retry-delay, backoff, event-id, metadata, otel-trace-id and
 	// otel-parent-span-id; an empty list means none. cf-aig-authorization never passes.
 	ForwardHeaders []string
-	// Header, when not nil, returns headers to set on this request to the
-	// gateway, such as cf-aig-metadata or cf-aig-cache-key for a tenant (see
-	// [IdentityFromContext]). It wins over the client, not over Token. It may be
-	// called concurrently and must not change the request or read its body.
+	// Header, when not nil, returns headers to set on this request to the gateway, such as
+	// cf-aig-metadata or cf-aig-cache-key for a tenant (see [IdentityFromContext]). It wins over
+	// the client, not over Token. It may be called concurrently and must not change the request or
+	// read its body.
 	Header func(*http.Request) http.Header
 }
 
@@ -91,8 +91,8 @@ type Provider struct {
 const compatChat = "/compat/chat/completions"
 
 // providers is the table that ships. Sources: the provider pages below
-// https://developers.cloudflare.com/ai-gateway/usage/providers/ and the
-// registry in cloudflare/ai, packages/gateway-core.
+// https://developers.cloudflare.com/ai-gateway/usage/providers/ and the registry in cloudflare/ai,
+// packages/gateway-core.
 var providers = []Provider{
 	{Name: "anthropic", Messages: "/anthropic/v1/messages", Compat: "anthropic"},
 	{Name: "openai", Chat: "/openai/chat/completions", Responses: "/openai/responses", Embeddings: "/openai/embeddings", Compat: "openai", StreamUsage: true},

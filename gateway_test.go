@@ -42,8 +42,8 @@ func sentToUpstream(u *apexproxytest.Upstream) []sent {
 	return list
 }
 
-// inBody puts a model into a body that tells re-encoding from copying: escapes,
-// a number without a float64, odd white space, a nested and a doubled key.
+// inBody puts a model into a body that tells re-encoding from copying: escapes, a number without a
+// float64, odd white space, a nested and a doubled key.
 func inBody(model string) string {
 	return `{"messages": [ {"role":"user","content":"a\u003cb \/"} ],"seed":1E400,"n":9223372036854775808,` +
 		` "model" :` + strconv.Quote(model) + `	,"metadata":{"model":"not#this"},"x":1,"x":2,"input":"hi"}`
@@ -102,12 +102,12 @@ var operationPaths = map[apexproxy.Operation]string{
 	apexproxy.OperationEmbeddings:  "/v1/embeddings",
 }
 
-// route is where one operation of a provider goes: the path below the gateway's
-// base URL and the model there. The zero route is a 400.
+// route is where one operation of a provider goes: the path below the gateway's base URL and the
+// model there. The zero route is a 400.
 type route struct{ path, model string }
 
-// gatewayRoutes is the provider table as clients see it. Chat for anthropic and
-// messages for all others have their own tests below.
+// gatewayRoutes is the provider table as clients see it. Chat for anthropic and messages for all
+// others have their own tests below.
 var gatewayRoutes = []struct {
 	model string // as the client writes it
 	chat  route
@@ -329,8 +329,8 @@ func TestGatewayMessagesElsewhere(t *testing.T) {
 	}
 }
 
-// TestGatewayChatForAnthropic holds what becomes of chat completions for the
-// one provider that has no OpenAI-shaped path.
+// TestGatewayChatForAnthropic holds what becomes of chat completions for the one provider that has
+// no OpenAI-shaped path.
 func TestGatewayChatForAnthropic(t *testing.T) {
 	t.Parallel()
 	for _, preferCompat := range []bool{false, true} {
@@ -345,8 +345,8 @@ func TestGatewayChatForAnthropic(t *testing.T) {
 	}
 }
 
-// wantSent checks that exactly one request reached the gateway, that it is the
-// client's in all but the model, and that its answer came back.
+// wantSent checks that exactly one request reached the gateway, that it is the client's in all but
+// the model, and that its answer came back.
 func wantSent(t *testing.T, g *apexproxytest.Gateway, want route, got answer) {
 	t.Helper()
 	body := inBody(want.model)
@@ -411,8 +411,8 @@ func TestGatewayModels(t *testing.T) {
 	}
 }
 
-// TestGatewayModelList: the gateway's list in the client's dialect, with ids
-// that this proxy routes.
+// TestGatewayModelList: the gateway's list in the client's dialect, with ids that this proxy
+// routes.
 func TestGatewayModelList(t *testing.T) {
 	t.Parallel()
 	const list = `{"object":"list","data":[{"id":"openai/gpt-5.5","created_at":1767225600},{"id":"anthropic/claude-opus-4.7","created_at":0},` +
@@ -528,6 +528,17 @@ func TestGatewayAzure(t *testing.T) {
 			}
 			wantURIs(t, g, tt.want)
 		})
+	}
+}
+
+// An estimate of a count is for a provider that could be asked for the message.
+func TestGatewayAzure_estimate(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, apexproxytest.GatewayConfig{})
+	proxy := newProxy(t, apexproxy.WithGateway(via(g)))
+	got := callGateway(t, proxy, "/v1/messages/count_tokens", messagesFor("d#azure-openai"))
+	if got.Status != 400 || !strings.Contains(got.Body, "provider azure-openai is not configured on this proxy") {
+		t.Errorf("got %d %s", got.Status, got.Body)
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
-// raw writes a request's lines as they are, for what net/http's client refuses
-// to send, and returns the first final answer.
+// raw writes a request's lines as they are, for what net/http's client refuses to send, and returns
+// the first final answer.
 func raw(tb testing.TB, url, body string, lines ...string) answer {
 	tb.Helper()
 	c, err := net.Dial("tcp", hostOf(tb, url))
@@ -47,8 +47,8 @@ func raw(tb testing.TB, url, body string, lines ...string) answer {
 	}
 }
 
-// headerFates is each header's fate: what reaches the gateway, and what an
-// upstream that the client named. Nil means nothing.
+// headerFates is each header's fate: what reaches the gateway, and what an upstream that the client
+// named. Nil means nothing.
 var headerFates = []struct {
 	name                 string
 	values               []string
@@ -186,8 +186,8 @@ func TestHeaderFates(t *testing.T) {
 	}
 }
 
-// TestConnectionHeader: a client names in Connection what a proxy must remove.
-// What the proxy adds for this hop is none of that.
+// TestConnectionHeader: a client names in Connection what a proxy must remove. What the proxy adds
+// for this hop is none of that.
 func TestConnectionHeader(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, apexproxytest.GatewayConfig{})
@@ -222,8 +222,8 @@ func TestConnectionHeader(t *testing.T) {
 	}
 }
 
-// TestHeaderKeysOfMiddleware: code in front of the proxy can put keys into the
-// map that are not canonical. They leak no more than others.
+// TestHeaderKeysOfMiddleware: code in front of the proxy can put keys into the map that are not
+// canonical. They leak no more than others.
 func TestHeaderKeysOfMiddleware(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, apexproxytest.GatewayConfig{})

@@ -22,8 +22,8 @@ const (
 	clientKey    = "sk-client-77c0"
 )
 
-// newProxy serves a Proxy on loopback and returns its URL. At the end of the
-// test no exchange may be left under way.
+// newProxy serves a Proxy on loopback and returns its URL. At the end of the test no exchange may
+// be left under way.
 func newProxy(tb testing.TB, opts ...apexproxy.Option) string {
 	tb.Helper()
 	p, err := apexproxy.New(opts...)
@@ -99,9 +99,9 @@ var client = &http.Client{
 	Timeout:       30 * time.Second,
 }
 
-// do sends a request and reads the whole answer. header holds alternating names
-// and values; names go out as they are spelled, repeated ones as several lines.
-// The Date header is left out of the answer.
+// do sends a request and reads the whole answer. header holds alternating names and values; names
+// go out as they are spelled, repeated ones as several lines. The Date header is left out of the
+// answer.
 func do(tb testing.TB, method, url, body string, header ...string) answer {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), method, url, strings.NewReader(body))

@@ -10,8 +10,8 @@ import (
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
-// TestInvalidStatus has upstreams whose answers are none: they end in 502, not in
-// a panic of the server.
+// TestInvalidStatus has upstreams whose answers are none: they end in 502, not in a panic of the
+// server.
 func TestInvalidStatus(t *testing.T) {
 	t.Parallel()
 	for name, raw := range map[string]string{
@@ -37,8 +37,8 @@ func TestInvalidStatus(t *testing.T) {
 	}
 }
 
-// TestModels_gzipError: an error that is not converted arrives whole although it
-// was inflated on the way.
+// TestModels_gzipError: an error that is not converted arrives whole although it was inflated on
+// the way.
 func TestModels_gzipError(t *testing.T) {
 	t.Parallel()
 	const body = `{"error":{"message":"a provider's own error","type":"server_error"}}`

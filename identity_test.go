@@ -17,8 +17,8 @@ import (
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
-// identityRoutes are the ways in which a body can be copied. mapped ones carry
-// the mapping cheap#dear.
+// identityRoutes are the ways in which a body can be copied. mapped ones carry the mapping
+// cheap#dear.
 var identityRoutes = []struct {
 	name   string
 	mode   string
@@ -156,8 +156,8 @@ func identityWant(doc []byte, models [][2]int, object, valid, gateway, mapped bo
 	return identityResult{span: span, model: name}
 }
 
-// topModels finds with encoding/json where the values of the top-level members
-// stand whose decoded name is model.
+// topModels finds with encoding/json where the values of the top-level members stand whose decoded
+// name is model.
 func topModels(t *testing.T, doc []byte) (values [][2]int, object, valid bool) {
 	t.Helper()
 	text := bytes.TrimPrefix(doc, []byte("\xEF\xBB\xBF"))
@@ -201,8 +201,8 @@ func clip(b []byte) string {
 // pick returns one of the choices.
 func pick[T any](r *rand.Rand, choices ...T) T { return choices[r.IntN(len(choices))] }
 
-// randomDocument writes a valid JSON object with everything that a decoder and
-// encoder would normalise.
+// randomDocument writes a valid JSON object with everything that a decoder and encoder would
+// normalise.
 func randomDocument(r *rand.Rand) []byte {
 	var b bytes.Buffer
 	space := func() {
@@ -335,8 +335,8 @@ func TestIdentityHolds(t *testing.T) {
 	}
 }
 
-// Two members named model are read differently by different parsers, so a
-// policy decided on one could be paid for on the other.
+// Two members named model are read differently by different parsers, so a policy decided on one
+// could be paid for on the other.
 func TestTwoModelsAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, doc := range []string{

@@ -115,8 +115,8 @@ func TestPassthroughDoesNotInflate(t *testing.T) {
 	}
 }
 
-// While one exchange holds the budget another is told to come again, and gets
-// through once the first is over.
+// While one exchange holds the budget another is told to come again, and gets through once the
+// first is over.
 func TestBufferBudget(t *testing.T) {
 	t.Parallel()
 	const size = 2 << 20
@@ -245,8 +245,8 @@ func TestLateReadersSeeNoForeignBytes(t *testing.T) {
 		t.Run(proto.name, func(t *testing.T) {
 			t.Parallel()
 			var readers sync.WaitGroup
-			// The answer is out before the body is read; the rest of it is read
-			// while the proxy is already busy with other exchanges.
+			// The answer is out before the body is read; the rest of it is read while the proxy is
+			// already busy with other exchanges.
 			early := apexproxytest.Unread(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				readers.Add(1)
 				defer readers.Done()

@@ -27,8 +27,8 @@ func TestParseMapping(t *testing.T) {
 	}
 }
 
-// FuzzMapping: what the grammar lets through holds no part that could be read
-// otherwise, means the same when it is written out again, and finds a target.
+// FuzzMapping: what the grammar lets through holds no part that could be read otherwise, means the
+// same when it is written out again, and finds a target.
 func FuzzMapping(f *testing.F) {
 	for _, s := range []string{"", "a#b", "a#b#c", " a # b , c#d#e ,,", "a", "#", "a#", "#b", "a##b", "a#b#", "a#b#c#d", "a#b,a#c", "é#ü", "\xff#\x00", "a\u00a0#b"} {
 		f.Add(s)

@@ -157,8 +157,8 @@ func TestBadMapping(t *testing.T) {
 	}
 }
 
-// TestPassthroughOpaque: any valid JSON passes, and what has no string for a
-// model is left alone, also when a mapping is in force.
+// TestPassthroughOpaque: any valid JSON passes, and what has no string for a model is left alone,
+// also when a mapping is in force.
 func TestPassthroughOpaque(t *testing.T) {
 	t.Parallel()
 	up := newUpstream(t, apexproxytest.JSON(200, `{}`))
@@ -225,8 +225,8 @@ func gzipOf(tb testing.TB, s string) string {
 	return b.String()
 }
 
-// TestContentEncoding: a compressed body is inflated where the model must be
-// read, sent plain where it was rewritten, and otherwise as it came.
+// TestContentEncoding: a compressed body is inflated where the model must be read, sent plain where
+// it was rewritten, and otherwise as it came.
 func TestContentEncoding(t *testing.T) {
 	t.Parallel()
 	const (

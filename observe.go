@@ -46,8 +46,8 @@ func (f ReporterFunc) Report(ctx context.Context, batch []Record) error { return
 // Mode says how an exchange was routed.
 type Mode string
 
-// The modes. An exchange that was answered before one was chosen (liveness,
-// preflight, unknown paths) has none.
+// The modes. An exchange that was answered before one was chosen (liveness, preflight, unknown
+// paths) has none.
 const (
 	ModeGateway     Mode = "gateway"
 	ModePassthrough Mode = "passthrough"
@@ -56,8 +56,8 @@ const (
 // Operation says what the client asked for, known by the end of the path.
 type Operation string
 
-// The operations. A path that is none of them is answered with 404 and recorded
-// without an operation.
+// The operations. A path that is none of them is answered with 404 and recorded without an
+// operation.
 const (
 	OperationChat        Operation = "chat"
 	OperationMessages    Operation = "messages"
@@ -77,8 +77,8 @@ const (
 	OutcomeCompleted Outcome = "completed"
 	// OutcomeRejected means that the proxy refused the request itself.
 	OutcomeRejected Outcome = "rejected"
-	// OutcomeUpstreamError means that the upstream could not be reached, died
-	// before its answer began, or answered with an error, inside a stream too.
+	// OutcomeUpstreamError means that the upstream could not be reached, died before its answer
+	// began, or answered with an error, inside a stream too.
 	OutcomeUpstreamError Outcome = "upstream_error"
 	// OutcomeUpstreamTruncated means that the upstream's answer broke off.
 	OutcomeUpstreamTruncated Outcome = "upstream_truncated"
@@ -90,8 +90,8 @@ const (
 	OutcomeAborted Outcome = "aborted"
 )
 
-// Record is what is known of one exchange. Fields are added over time: use keyed
-// literals. It holds no header value, body or credential unless Content is set.
+// Record is what is known of one exchange. Fields are added over time: use keyed literals. It holds
+// no header value, body or credential unless Content is set.
 type Record struct {
 	ID              string        // ours, sent as request id on answers the proxy made; high cardinality
 	Start           time.Time     // when ServeHTTP was entered
@@ -118,8 +118,9 @@ type Record struct {
 	StatusCode int     // sent to the client; 499 when it left before the head of an answer
 	Outcome    Outcome // how the exchange ended
 	// ErrorType is empty on success and of low cardinality: our code ("invalid_json"; the package
-	// documentation lists them under Errors), an RFC 9209 §2.3 name when no answer came ("connection_refused"), "gateway_" and a code of Cloudflare's,
-	// or the provider's own type or code.
+	// documentation lists them under Errors), an RFC 9209 §2.3 name when no answer came
+	// ("connection_refused"), "gateway_" and a code of Cloudflare's, or the provider's own type or
+	// code.
 	ErrorType string
 
 	RequestBytes  int64 // body bytes the client sent, 0 when the body was not read
@@ -135,9 +136,9 @@ type Record struct {
 	Content *Content
 }
 
-// Usage counts tokens in the sense of OpenTelemetry's GenAI conventions: the
-// cached ones are part of InputTokens, the reasoning ones part of OutputTokens,
-// whatever the provider's own arithmetic is.
+// Usage counts tokens in the sense of OpenTelemetry's GenAI conventions: the cached ones are part
+// of InputTokens, the reasoning ones part of OutputTokens, whatever the provider's own arithmetic
+// is.
 type Usage struct {
 	InputTokens      int64
 	OutputTokens     int64
@@ -158,8 +159,8 @@ type Content struct {
 	ResponseTruncated bool
 }
 
-// LogValue implements [slog.LogValuer] with the fields an operator searches
-// by. Content is left out.
+// LogValue implements [slog.LogValuer] with the fields an operator searches by. Content is left
+// out.
 func (r Record) LogValue() slog.Value {
 	attrs := []slog.Attr{
 		slog.String("id", r.ID),
@@ -248,9 +249,9 @@ func CaptureContent(maxBytes int) ReporterOption {
 	return reporterOptionFunc(func(c *sinkConfig) { c.content = maxBytes })
 }
 
-// QueueSize bounds the records that wait for a reporter or are with it, in
-// number and in bytes; further ones are dropped and counted. The default is 4096
-// records and 64 MiB. Both must be positive.
+// QueueSize bounds the records that wait for a reporter or are with it, in number and in bytes;
+// further ones are dropped and counted. The default is 4096 records and 64 MiB. Both must be
+// positive.
 func QueueSize(records int, bytes int64) ReporterOption {
 	return reporterOptionFunc(func(c *sinkConfig) { c.Items, c.Bytes = records, bytes })
 }
@@ -261,8 +262,8 @@ func BatchSize(n int) ReporterOption {
 	return reporterOptionFunc(func(c *sinkConfig) { c.Batch = n })
 }
 
-// ReportTimeout bounds one call of Report through its context. The default is 10
-// seconds. d must be positive.
+// ReportTimeout bounds one call of Report through its context. The default is 10 seconds. d must be
+// positive.
 func ReportTimeout(d time.Duration) ReporterOption {
 	return reporterOptionFunc(func(c *sinkConfig) { c.Timeout = d })
 }

@@ -438,8 +438,8 @@ func TestRecord_refusedConnection(t *testing.T) {
 	}
 }
 
-// TestUsageAskedFor shows that the proxy asks for usage where nobody did, and
-// that only the reporter notices.
+// TestUsageAskedFor shows that the proxy asks for usage where nobody did, and that only the
+// reporter notices.
 func TestUsageAskedFor(t *testing.T) {
 	t.Parallel()
 	const prefix = `{"model":"M","stream":true,"messages":[]`
@@ -516,8 +516,8 @@ func TestUsageAskedFor(t *testing.T) {
 	})
 }
 
-// TestTap_gzip has an upstream that compresses although it was asked not to: the
-// client's bytes stay compressed, the record knows the usage all the same.
+// TestTap_gzip has an upstream that compresses although it was asked not to: the client's bytes
+// stay compressed, the record knows the usage all the same.
 func TestTap_gzip(t *testing.T) {
 	t.Parallel()
 	for name, reply := range map[string]http.Handler{
@@ -550,8 +550,8 @@ func TestTap_gzip(t *testing.T) {
 	}
 }
 
-// TestNoSecretInRecords sends a secret in every place that holds one and looks
-// for it in everything a reporter gets.
+// TestNoSecretInRecords sends a secret in every place that holds one and looks for it in everything
+// a reporter gets.
 func TestNoSecretInRecords(t *testing.T) {
 	t.Parallel()
 	const secret = "s3cr3t-value"
@@ -632,8 +632,8 @@ func TestCaptureContent_bounds(t *testing.T) {
 	}
 }
 
-// TestReporters_isolation has one reporter that hangs, one that panics, one that
-// fails and a good one.
+// TestReporters_isolation has one reporter that hangs, one that panics, one that fails and a good
+// one.
 func TestReporters_isolation(t *testing.T) {
 	t.Parallel()
 	const n = 200
@@ -697,8 +697,8 @@ func (b *lockedBuffer) String() string {
 	return b.Buffer.String()
 }
 
-// TestShutdown_losesNothing runs 10,000 exchanges through a reporter that is
-// slower than they are and has room for them all.
+// TestShutdown_losesNothing runs 10,000 exchanges through a reporter that is slower than they are
+// and has room for them all.
 func TestShutdown_losesNothing(t *testing.T) {
 	t.Parallel()
 	const n = 10_000
@@ -729,8 +729,8 @@ func TestShutdown_losesNothing(t *testing.T) {
 	}
 }
 
-// FuzzTap sends answers of any shape through a passthrough whose reporter reads
-// and captures them: the client's bytes are the upstream's.
+// FuzzTap sends answers of any shape through a passthrough whose reporter reads and captures them:
+// the client's bytes are the upstream's.
 func FuzzTap(f *testing.F) {
 	f.Add("text/event-stream", strings.Join(apexproxytest.ChatStream("a", "b"), ""), uint8(7))
 	f.Add("application/json", apexproxytest.ChatCompletion("a"), uint8(3))

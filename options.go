@@ -123,9 +123,9 @@ func WithAuth(a Authenticator) Option {
 	return optionFunc(func(c *config) { c.auth, c.authSet = a, true })
 }
 
-// WithMapping maps models for every client, in the grammar of
-// X-APEX-AI-PROXY-MAPPING: from#to or from#to#provider, separated by commas. A
-// client's own header is looked at first; only one of them applies, once.
+// WithMapping maps models for every client, in the grammar of X-APEX-AI-PROXY-MAPPING: from#to or
+// from#to#provider, separated by commas. A client's own header is looked at first; only one of them
+// applies, once.
 func WithMapping(mapping string) Option {
 	return optionFunc(func(c *config) { c.mapping = mapping })
 }
@@ -138,32 +138,32 @@ func WithStrictConversion() Option {
 	return optionFunc(func(c *config) { c.strict = true })
 }
 
-// WithCORS lets browsers on these origins read answers: "*" or exact origins
-// such as "https://app.example.com". Credentials in the sense of cookies are
-// never allowed. Without it no CORS header is sent.
+// WithCORS lets browsers on these origins read answers: "*" or exact origins such as
+// "https://app.example.com". Credentials in the sense of cookies are never allowed. Without it no
+// CORS header is sent.
 func WithCORS(origins ...string) Option {
 	return optionFunc(func(c *config) { c.origins = append(c.origins, origins...) })
 }
 
-// WithMaxRequestBytes bounds one request body, inflated or not; a larger one is
-// answered with 413. The default is 32 MiB. n must be positive.
+// WithMaxRequestBytes bounds one request body, inflated or not; a larger one is answered with 413.
+// The default is 32 MiB. n must be positive.
 func WithMaxRequestBytes(n int64) Option {
 	return optionFunc(func(c *config) { c.maxRequest = n })
 }
 
-// WithMaxBufferedBytes bounds what the Proxy holds of bodies at one time: those of requests, answers
-// that are read whole, and what a converted stream keeps of its tool calls and thinking. Past it
-// the client gets 503 and Retry-After, or in a stream that has begun an error event. The default is
-// 512 MiB, or the bound of one body when that is more. A request that is inflated or converted
-// counts with both forms. n must not be less than the bound of one body.
+// WithMaxBufferedBytes bounds what the Proxy holds of bodies at one time: those of requests,
+// answers that are read whole, and what a converted stream keeps of its tool calls and thinking.
+// Past it the client gets 503 and Retry-After, or in a stream that has begun an error event. The
+// default is 512 MiB, or the bound of one body when that is more. A request that is inflated or
+// converted counts with both forms. n must not be less than the bound of one body.
 func WithMaxBufferedBytes(n int64) Option {
 	return optionFunc(func(c *config) { c.maxBuffered = n })
 }
 
-// WithTransport replaces the transport made by [NewTransport], which nil means too. The gateway uses it as it is.
-// Passthrough uses a clone that has no proxy and, unless [Passthrough].Hosts is set, only dials
-// public addresses; a RoundTripper that is not an *http.Transport is accepted for passthrough only
-// with Hosts, and then used as it is: it must not follow redirects.
+// WithTransport replaces the transport made by [NewTransport], which nil means too. The gateway
+// uses it as it is. Passthrough uses a clone that has no proxy and, unless [Passthrough].Hosts is
+// set, only dials public addresses; a RoundTripper that is not an *http.Transport is accepted for
+// passthrough only with Hosts, and then used as it is: it must not follow redirects.
 func WithTransport(rt http.RoundTripper) Option {
 	return optionFunc(func(c *config) { c.transport = rt })
 }

@@ -159,8 +159,8 @@ func TestNewMistakes(t *testing.T) {
 	}
 }
 
-// TestNoTokenInPrint: no verb and no logger shows what is secret in an option,
-// a Gateway or the Proxy.
+// TestNoTokenInPrint: no verb and no logger shows what is secret in an option, a Gateway or the
+// Proxy.
 func TestNoTokenInPrint(t *testing.T) {
 	t.Parallel()
 	const caller = "caller-token-9b2f"
@@ -201,8 +201,8 @@ func TestNoTokenInPrint(t *testing.T) {
 	}
 }
 
-// TestOptionsAreCopied: what the caller does later with what it passed in
-// changes nothing, and one option may make two proxies.
+// TestOptionsAreCopied: what the caller does later with what it passed in changes nothing, and one
+// option may make two proxies.
 func TestOptionsAreCopied(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, apexproxytest.GatewayConfig{})
@@ -226,8 +226,8 @@ func TestOptionsAreCopied(t *testing.T) {
 	}
 }
 
-// TestTransportIsLeftAlone: a transport passed in keeps its settings, and
-// Shutdown keeps its connections.
+// TestTransportIsLeftAlone: a transport passed in keeps its settings, and Shutdown keeps its
+// connections.
 func TestTransportIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	up := newUpstream(t, apexproxytest.JSON(200, `{}`))

@@ -106,9 +106,9 @@ func (d destination) authority() string {
 	return host + ":" + d.port
 }
 
-// parseDestination reads [https://]host[:port][/base]. The grammar is narrow on
-// purpose: what two parsers could read differently (userinfo, backslash, odd
-// numbers, escapes in the host, dot segments, a trailing dot) is refused.
+// parseDestination reads [https://]host[:port][/base]. The grammar is narrow on purpose: what two
+// parsers could read differently (userinfo, backslash, odd numbers, escapes in the host, dot
+// segments, a trailing dot) is refused.
 func parseDestination(s string) (destination, error) {
 	var d destination
 	for i := range len(s) {
@@ -183,9 +183,9 @@ func (d *destination) parseAuthority(s string) error {
 	return nil
 }
 
-// checkHost accepts DNS names and canonical dotted quads. A name whose last
-// label is a number in any base is an IPv4 address to some parsers
-// (WHATWG URL, "ends in a number checker") and refused unless canonical.
+// checkHost accepts DNS names and canonical dotted quads. A name whose last label is a number in
+// any base is an IPv4 address to some parsers (WHATWG URL, "ends in a number checker") and refused
+// unless canonical.
 func checkHost(host string) error {
 	if host == "" {
 		return errors.New("has no host: write host[:port][/base]")

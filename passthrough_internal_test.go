@@ -15,9 +15,9 @@ import (
 	"github.com/loadchange/apexproxy/internal/guard"
 )
 
-// FuzzProvider: whatever X-APEX-AI-PROXY-PROVIDER says, a proxy without a list
-// of hosts connects to nothing on this machine, also when every name resolves
-// to it. What the grammar lets through is one host, the same to net/url.
+// FuzzProvider: whatever X-APEX-AI-PROXY-PROVIDER says, a proxy without a list of hosts connects to
+// nothing on this machine, also when every name resolves to it. What the grammar lets through is
+// one host, the same to net/url.
 func FuzzProvider(f *testing.F) {
 	for _, s := range []string{
 		"api.openai.com", "https://API.example.com:8443/base/", "8.8.8.8", "[2606:4700::1111]:443/b", "localhost:PORT", "127.0.0.1:PORT",
@@ -49,8 +49,8 @@ func FuzzProvider(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	// The dialer under test, save that nothing is asked of a resolver and no
-	// public address is dialled.
+	// The dialer under test, save that nothing is asked of a resolver and no public address is
+	// dialled.
 	guarded := p.passthrough.rt.(*http.Transport).DialContext
 	p.passthrough.rt.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		host, _, err := net.SplitHostPort(addr)

@@ -68,8 +68,8 @@ func TestPassthroughRequest(t *testing.T) {
 	}
 }
 
-// TestPassthroughType: where an exchange goes whose upstream speaks another
-// protocol than its client.
+// TestPassthroughType: where an exchange goes whose upstream speaks another protocol than its
+// client.
 func TestPassthroughType(t *testing.T) {
 	t.Parallel()
 	const messages = `{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}`
@@ -158,8 +158,8 @@ func TestPassthroughURL(t *testing.T) {
 	}
 }
 
-// route1 returns the URL to which a proxy with one allowed host sends an
-// exchange, or the answer when it sends none.
+// route1 returns the URL to which a proxy with one allowed host sends an exchange, or the answer
+// when it sends none.
 func route1(t *testing.T, provider, allowed string) string {
 	t.Helper()
 	u, err := url.Parse(allowed)
@@ -180,8 +180,8 @@ func route1(t *testing.T, provider, allowed string) string {
 	return fmt.Sprint(got.Status, " ", got.Body)
 }
 
-// badProviders are the header's bad forms with the answer's status and a piece
-// of its message. PORT is one on which somebody listens on loopback.
+// badProviders are the header's bad forms with the answer's status and a piece of its message. PORT
+// is one on which somebody listens on loopback.
 var badProviders = []struct {
 	value   string
 	status  int
@@ -373,8 +373,8 @@ const (
 	badV6    = "is not an IPv6 address without zone"
 )
 
-// TestPassthroughRefused sends every bad form through a real server, and proves
-// by a listener that nothing was connected.
+// TestPassthroughRefused sends every bad form through a real server, and proves by a listener that
+// nothing was connected.
 func TestPassthroughRefused(t *testing.T) {
 	t.Parallel()
 	listener := newLoopback(t)
@@ -397,8 +397,8 @@ func escaped(s string) string {
 	return q[1 : len(q)-1]
 }
 
-// TestPassthroughControlCharacters: net/http refuses these on the wire, but a
-// handler may be called by other code.
+// TestPassthroughControlCharacters: net/http refuses these on the wire, but a handler may be called
+// by other code.
 func TestPassthroughControlCharacters(t *testing.T) {
 	t.Parallel()
 	p, err := apexproxy.New(apexproxy.WithPassthrough(apexproxy.Passthrough{}))
@@ -525,8 +525,8 @@ func TestPassthroughHosts443(t *testing.T) {
 	}
 }
 
-// TestPassthroughWithoutGuard: neither a transport's own dialers nor a proxy get
-// between the guard and the network.
+// TestPassthroughWithoutGuard: neither a transport's own dialers nor a proxy get between the guard
+// and the network.
 func TestPassthroughWithoutGuard(t *testing.T) {
 	t.Parallel()
 	listener := newLoopback(t)
@@ -561,8 +561,8 @@ func TestPassthroughWithoutGuard(t *testing.T) {
 	}
 }
 
-// TestPassthroughProxy: passthrough connects by itself, also to a listed host,
-// where the gateway's requests take the transport's proxy.
+// TestPassthroughProxy: passthrough connects by itself, also to a listed host, where the gateway's
+// requests take the transport's proxy.
 func TestPassthroughProxy(t *testing.T) {
 	t.Parallel()
 	front := apexproxytest.NewUpstream(apexproxytest.JSON(200, `{"from":"the proxy"}`))
@@ -584,8 +584,8 @@ func TestPassthroughProxy(t *testing.T) {
 	}
 }
 
-// TestPassthroughCredentials: the gateway's token is for the gateway, the
-// client's key for the upstream it named. One proxy serves both.
+// TestPassthroughCredentials: the gateway's token is for the gateway, the client's key for the
+// upstream it named. One proxy serves both.
 func TestPassthroughCredentials(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, apexproxytest.GatewayConfig{})

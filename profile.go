@@ -83,9 +83,9 @@ type ChatProfile struct {
 
 // ProfileFor returns the built-in profile of a model at a provider, the caller's to change. A
 // provider that is unknown, or only leads to others ("compat", "dynamic"), is read from the first
-// part of a model such as openai/gpt-5.5. If that says nothing either, the profile is "generic" with
-// what is known of how the model's family thinks, or, for an empty provider, that family's own.
-// Upper and lower case are the same.
+// part of a model such as openai/gpt-5.5. If that says nothing either, the profile is "generic"
+// with what is known of how the model's family thinks, or, for an empty provider, that family's
+// own. Upper and lower case are the same.
 func ProfileFor(provider, model string) ChatProfile {
 	p := ChatProfile(convert.ProfileFor(provider, model))
 	p.Efforts = slices.Clone(p.Efforts)

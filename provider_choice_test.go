@@ -49,8 +49,8 @@ func TestWithProvider_longestPrefix(t *testing.T) {
 	}
 }
 
-// Two rows may be reached under one name on compat. Clients compare lists of models and keep ids:
-// a model must have the same id each time.
+// Two rows may be reached under one name on compat. Clients compare lists of models and keep ids: a
+// model must have the same id each time.
 func TestModels_sameIDs(t *testing.T) {
 	t.Parallel()
 	list := apexproxytest.JSON(200, `{"data":[{"id":"shared/m","created_at":1},{"id":"shared/deep/m","created_at":1},{"id":"openai/m","created_at":1},{"id":"nobody/m","created_at":1}]}`)

@@ -155,8 +155,8 @@ func newSink(c sinkConfig, logger *slog.Logger) *sink {
 	return s
 }
 
-// log writes at most one line a minute for one reporter, in a goroutine of its
-// own: a logger that blocks must not hold up an exchange.
+// log writes at most one line a minute for one reporter, in a goroutine of its own: a logger that
+// blocks must not hold up an exchange.
 func (s *sink) log(message string, err error) {
 	now, last := time.Now().Unix(), s.logged.Load()
 	if now-last < 60 || !s.logged.CompareAndSwap(last, now) {

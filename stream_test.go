@@ -32,8 +32,8 @@ const (
 	passthroughMode = "passthrough"
 )
 
-// A rig is a Proxy in a real server in front of one scripted upstream, which it
-// reaches in both modes and over either HTTP version.
+// A rig is a Proxy in a real server in front of one scripted upstream, which it reaches in both
+// modes and over either HTTP version.
 type rig struct {
 	upstream *apexproxytest.Upstream
 	proxy    *apexproxy.Proxy
@@ -115,8 +115,8 @@ func newRig(tb testing.TB, cfg rigConfig, replies ...http.Handler) *rig {
 	return g
 }
 
-// request makes a POST that the proxy accepts in the given mode. It is
-// cancelled after 20 seconds, so that a stream that is held back fails.
+// request makes a POST that the proxy accepts in the given mode. It is cancelled after 20 seconds,
+// so that a stream that is held back fails.
 func (g *rig) request(tb testing.TB, mode, path, body string) *http.Request {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Second)
@@ -167,16 +167,16 @@ var protocols = []struct {
 	{"h2 to h2", true, true},
 }
 
-// streamRoutes are the paths of a stream through the proxy. The provider openai
-// is asked for usage, so its stream is looked at where it passes.
+// streamRoutes are the paths of a stream through the proxy. The provider openai is asked for usage,
+// so its stream is looked at where it passes.
 var streamRoutes = []struct{ name, mode, body string }{
 	{"gateway copy", gatewayMode, `{"model":"m#mistral","stream":true}`},
 	{"gateway usage", gatewayMode, `{"model":"m#openai","stream":true}`},
 	{"passthrough", passthroughMode, `{"model":"m","stream":true}`},
 }
 
-// oddEvents are events that a line reader with a limit, or one that knows only
-// one line end, would hold back or change.
+// oddEvents are events that a line reader with a limit, or one that knows only one line end, would
+// hold back or change.
 func oddEvents() []string {
 	return append(apexproxytest.ChatStream("Hel", "lo", " wörld"),
 		"data: {\"crlf\":true}\r\n\r\n",
@@ -499,8 +499,8 @@ func TestSlowBodyWithLengthLeavesAtOnce(t *testing.T) {
 	}
 }
 
-// An HTTP/2 server that refuses a stream did not look at it (RFC 9113 §8.7);
-// the transport sends it again when it can get the body again.
+// An HTTP/2 server that refuses a stream did not look at it (RFC 9113 §8.7); the transport sends it
+// again when it can get the body again.
 func TestRefusedStreamIsSentAgain(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{gatewayMode, passthroughMode} {
@@ -537,8 +537,8 @@ func TestRefusedStreamIsSentAgain(t *testing.T) {
 	}
 }
 
-// refusingPeer is an HTTP/2 server that answers the first stream with
-// RST_STREAM REFUSED_STREAM once its body has begun, and the second with 200.
+// refusingPeer is an HTTP/2 server that answers the first stream with RST_STREAM REFUSED_STREAM
+// once its body has begun, and the second with 200.
 type refusingPeer struct {
 	host   string
 	bodies chan string // of the streams that were answered
@@ -574,8 +574,8 @@ func newRefusingPeer(t *testing.T) *refusingPeer {
 	return p
 }
 
-// serve speaks just enough of RFC 9113: frames of nine header bytes, of which
-// it reads settings, headers, data and ping.
+// serve speaks just enough of RFC 9113: frames of nine header bytes, of which it reads settings,
+// headers, data and ping.
 func (p *refusingPeer) serve(conn net.Conn, refused *bool) error {
 	const (
 		data, headers, reset, settings, ping = 0, 1, 3, 4, 6

@@ -19,8 +19,8 @@ import (
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
-// The default transport of net/http keeps two idle connections to a host and
-// would open hundreds here.
+// The default transport of net/http keeps two idle connections to a host and would open hundreds
+// here.
 func TestConnectionsAreReused(t *testing.T) {
 	t.Parallel()
 	const requests, atOnce = 1000, 50
@@ -120,8 +120,8 @@ func TestOpaqueRoundTripper(t *testing.T) {
 	}
 }
 
-// The gateway gets the host's transport as it is; passthrough gets a copy
-// without a proxy, because that would connect to what the guard refuses.
+// The gateway gets the host's transport as it is; passthrough gets a copy without a proxy, because
+// that would connect to what the guard refuses.
 func TestTransportOfTheHost(t *testing.T) {
 	t.Parallel()
 	upstream := newUpstream(t, echo)

@@ -24,8 +24,8 @@ type Client struct {
 	s *store
 }
 
-// NewClient returns a Client for the store and the project that cfg describes.
-// It makes no call. The error names every mistake in cfg at once.
+// NewClient returns a Client for the store and the project that cfg describes. It makes no call.
+// The error names every mistake in cfg at once.
 func NewClient(cfg Config) (*Client, error) {
 	s, err := newStore(cfg)
 	if err != nil {
@@ -38,8 +38,8 @@ func NewClient(cfg Config) (*Client, error) {
 type QueryResult struct {
 	Columns []Column `json:"meta"`
 
-	// Rows is a JSON array of objects, one a row: unmarshal it into a slice of
-	// structs. Analytics Engine writes 64-bit integers as strings.
+	// Rows is a JSON array of objects, one a row: unmarshal it into a slice of structs. Analytics
+	// Engine writes 64-bit integers as strings.
 	Rows json.RawMessage `json:"data"`
 }
 
@@ -49,12 +49,12 @@ type Column struct {
 	Type string `json:"type"` // as Analytics Engine names it: String, Float64, DateTime, …
 }
 
-// Query runs a SELECT of Analytics Engine's SQL on the table aepipe, without a
-// FORMAT clause. An empty logstore is that of [Config].
+// Query runs a SELECT of Analytics Engine's SQL on the table aepipe, without a FORMAT clause. An
+// empty logstore is that of [Config].
 //
-// The store adds a condition on the project and the logstore after the first
-// WHERE of the text: put an OR of your own in parentheses, and never build the
-// text from what others wrote, or it will read other projects too.
+// The store adds a condition on the project and the logstore after the first WHERE of the text: put
+// an OR of your own in parentheses, and never build the text from what others wrote, or it will
+// read other projects too.
 func (c *Client) Query(ctx context.Context, logstore, sql string) (*QueryResult, error) {
 	logstore = orDefault(logstore, c.s.logstore)
 	if err := checkLogStore("logstore", c.s.project, logstore); err != nil {
@@ -85,8 +85,8 @@ type RawLogEntry struct {
 	Data  json.RawMessage // an object with the fields of a raw entry, or a string
 }
 
-// RawLog reads lines of Workers Logs, which keeps them for days. An empty
-// logstore is the RawLogStore of [Config].
+// RawLog reads lines of Workers Logs, which keeps them for days. An empty logstore is the
+// RawLogStore of [Config].
 func (c *Client) RawLog(ctx context.Context, logstore string, opts RawLogOptions) ([]RawLogEntry, error) {
 	logstore = orDefault(logstore, c.s.rawstore)
 	if err := checkLogStore("logstore", c.s.project, logstore); err != nil {
@@ -172,8 +172,8 @@ func (c *Client) Projects(ctx context.Context) ([]string, error) {
 	return out.Projects, err
 }
 
-// LogStores lists the logstores of the project that hold points. Analytics
-// Engine knows nothing of those that hold raw entries only.
+// LogStores lists the logstores of the project that hold points. Analytics Engine knows nothing of
+// those that hold raw entries only.
 func (c *Client) LogStores(ctx context.Context) ([]string, error) {
 	var out struct {
 		LogStores []string `json:"logstores"`

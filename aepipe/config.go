@@ -12,25 +12,25 @@ import (
 	"time"
 )
 
-// Config says where an aepipe store is and who asks. It prints without its
-// Token, in any fmt verb, through slog and in JSON.
+// Config says where an aepipe store is and who asks. It prints without its Token, in any fmt verb,
+// through slog and in JSON.
 type Config struct {
-	// BaseURL is where the store answers, http or https, without user, query and
-	// fragment. A path is kept, slashes at its end are cut.
+	// BaseURL is where the store answers, http or https, without user, query and fragment. A path
+	// is kept, slashes at its end are cut.
 	BaseURL string
 
 	// Token is the store's ADMIN_TOKEN. It is sent to BaseURL only.
 	Token string
 
-	// Project and the two logstores are names of 1 to 64 letters, digits, "_"
-	// and "-"; project, a slash and a logstore together have at most 96 bytes.
-	// Empty ones are "apex-ai-proxy", "requests" and "raw".
+	// Project and the two logstores are names of 1 to 64 letters, digits, "_" and "-"; project, a
+	// slash and a logstore together have at most 96 bytes. Empty ones are "apex-ai-proxy",
+	// "requests" and "raw".
 	Project     string
 	LogStore    string
 	RawLogStore string
 
-	// HTTPClient makes the calls. It is copied, and the copy follows no redirect.
-	// Nil is a client on [http.DefaultTransport] with a timeout of 30 seconds.
+	// HTTPClient makes the calls. It is copied, and the copy follows no redirect. Nil is a client
+	// on [http.DefaultTransport] with a timeout of 30 seconds.
 	HTTPClient *http.Client
 }
 
@@ -140,8 +140,8 @@ func checkName(field, name string) error {
 	return nil
 }
 
-// checkLogStore also keeps project/logstore, which is the index of Analytics
-// Engine, within its 96 bytes.
+// checkLogStore also keeps project/logstore, which is the index of Analytics Engine, within its 96
+// bytes.
 func checkLogStore(field, project, logstore string) error {
 	if err := checkName(field, logstore); err != nil {
 		return err
@@ -156,8 +156,8 @@ func (s *store) path(logstore, action string) string {
 	return "/v1/" + s.project + "/" + logstore + "/" + action
 }
 
-// do makes one call and reads the answer, at most one byte over limit. An answer
-// that is read to its end leaves the connection for the next call.
+// do makes one call and reads the answer, at most one byte over limit. An answer that is read to
+// its end leaves the connection for the next call.
 func (s *store) do(ctx context.Context, method, path string, body []byte, limit int64) (*http.Response, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, s.base+path, bytes.NewReader(body))
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package aepipe reports exchanges to aepipe (https://github.com/loadchange/aepipe),
-// a log store on Cloudflare Workers, Analytics Engine and D1, and reads them back. Package
-// aepipetest has a fake store for tests.
+// Package aepipe reports exchanges to aepipe (https://github.com/loadchange/aepipe), a log store on
+// Cloudflare Workers, Analytics Engine and D1, and reads them back. Package aepipetest has a fake
+// store for tests.
 //
 //	reporter, err := aepipe.New(aepipe.Config{
 //		BaseURL: "https://aepipe.example.workers.dev",
@@ -14,17 +14,17 @@
 //		// …
 //	)
 //
-// Without CaptureContent the same columns are written, and no headers and no
-// bodies leave the process.
+// Without CaptureContent the same columns are written, and no headers and no bodies leave the
+// process.
 //
 // # What is written
 //
-// Each record becomes one point in the logstore "requests" and one entry in the
-// logstore "raw", both in the project "apex-ai-proxy"; [Config] can name others.
-// Records of the operations liveness and preflight are not sent.
+// Each record becomes one point in the logstore "requests" and one entry in the logstore "raw",
+// both in the project "apex-ai-proxy"; [Config] can name others. Records of the operations liveness
+// and preflight are not sent.
 //
-// A point is a row of Analytics Engine. Its columns are a schema: the order
-// below never changes, new columns are appended.
+// A point is a row of Analytics Engine. Its columns are a schema: the order below never changes,
+// new columns are appended.
 //
 //	blob1      project
 //	blob2      logstore
@@ -53,14 +53,14 @@
 //	double9   cache_write_tokens  tokens
 //	double10  reasoning_tokens    tokens
 //
-// The point's payload, kept in D1 for 90 days where the store has one, is
-// {request: {method, url, headers, body}, response: {status, headers, body,
-// duration_ms}, meta: {provider, model, endpoint_type, is_stream, …}}.
+// The point's payload, kept in D1 for 90 days where the store has one, is {request: {method, url,
+// headers, body}, response: {status, headers, body, duration_ms}, meta: {provider, model,
+// endpoint_type, is_stream, …}}.
 //
-// A raw entry is a line of Workers Logs with the fields message, level, provider,
-// model, endpoint_type, is_stream, duration_ms, status, request_url,
-// request_headers, request_body, request_body_size, response_headers,
-// response_body and response_body_size. The sizes are the true ones.
+// A raw entry is a line of Workers Logs with the fields message, level, provider, model,
+// endpoint_type, is_stream, duration_ms, status, request_url, request_headers, request_body,
+// request_body_size, response_headers, response_body and response_body_size. The sizes are the true
+// ones.
 //
 // # Limits
 //
@@ -71,8 +71,8 @@
 //
 // # Queries
 //
-// Analytics Engine samples: a row stands for _sample_interval exchanges, so every
-// count and sum is weighted with it. Run these with [Client.Query].
+// Analytics Engine samples: a row stands for _sample_interval exchanges, so every count and sum is
+// weighted with it. Run these with [Client.Query].
 //
 // Tokens per model and day:
 //

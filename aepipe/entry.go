@@ -16,12 +16,12 @@ import (
 	"github.com/loadchange/apexproxy"
 )
 
-// The limits of the store and what we make of them. Analytics Engine: 20 blobs
-// of 16 KB in all, of which aepipe keeps 5 for itself, and 20 doubles
-// (https://developers.cloudflare.com/analytics/analytics-engine/limits/).
-// D1: 2,000,000 bytes a row (https://developers.cloudflare.com/d1/platform/limits/).
-// Budgets of the payload are in bytes of JSON, the form in which D1 stores it:
-// two bodies, two sets of headers, the URL and the meta data stay below 1.95 MB.
+// The limits of the store and what we make of them. Analytics Engine: 20 blobs of 16 KB in all, of
+// which aepipe keeps 5 for itself, and 20 doubles
+// (https://developers.cloudflare.com/analytics/analytics-engine/limits/). D1: 2,000,000 bytes a row
+// (https://developers.cloudflare.com/d1/platform/limits/). Budgets of the payload are in bytes of
+// JSON, the form in which D1 stores it: two bodies, two sets of headers, the URL and the meta data
+// stay below 1.95 MB.
 const (
 	maxBlobBytes = 16384 // all blobs of a point, with those aepipe adds
 	refIDBytes   = 36    // a UUID in blob5
@@ -45,8 +45,8 @@ type column[T any] struct {
 	value func(*apexproxy.Record) T
 }
 
-// blobColumns and doubleColumns are the schema of a point: append only, pinned
-// by testdata/point.golden. The first of blobColumns is blob6.
+// blobColumns and doubleColumns are the schema of a point: append only, pinned by
+// testdata/point.golden. The first of blobColumns is blob6.
 var blobColumns = []column[string]{
 	{"provider", func(r *apexproxy.Record) string { return r.Provider }},
 	{"model", model},
@@ -134,8 +134,8 @@ type payload struct {
 	Meta     meta         `json:"meta"`
 }
 
-// Headers and bodies are absent when the reporter was registered without
-// CaptureContent. A body that was captured and is empty is "".
+// Headers and bodies are absent when the reporter was registered without CaptureContent. A body
+// that was captured and is empty is "".
 
 type requestPart struct {
 	Method  string            `json:"method"`
@@ -354,9 +354,9 @@ func limit(s string, maxBytes, maxJSON int) string {
 	return text + mark
 }
 
-// clip returns the longest prefix of s, with each invalid byte replaced by
-// U+FFFD, that has at most maxBytes bytes and maxJSON bytes as a JSON string
-// without its quotes. It reports whether that is all of s.
+// clip returns the longest prefix of s, with each invalid byte replaced by U+FFFD, that has at most
+// maxBytes bytes and maxJSON bytes as a JSON string without its quotes. It reports whether that is
+// all of s.
 func clip(s string, maxBytes, maxJSON int) (text string, whole bool) {
 	if len(s) <= maxBytes && len(s) <= maxJSON/6 && utf8.ValidString(s) { // JSON takes at most 6 bytes for a byte
 		return s, true
@@ -389,8 +389,8 @@ func jsonLen(s string) (n int) {
 	return n
 }
 
-// runeJSONLen is what encoding/json writes without EscapeHTML. JavaScript's
-// JSON.stringify, which the store uses, never writes more.
+// runeJSONLen is what encoding/json writes without EscapeHTML. JavaScript's JSON.stringify, which
+// the store uses, never writes more.
 func runeJSONLen(r rune) int {
 	switch r {
 	case '"', '\\', '\n', '\r', '\t', '\b', '\f':

@@ -68,8 +68,8 @@ func testStore(t testing.TB) *store {
 	return s
 }
 
-// TestSchema pins what is written, byte for byte. A diff in the columns that is
-// not an addition at the end breaks the queries of everybody.
+// TestSchema pins what is written, byte for byte. A diff in the columns that is not an addition at
+// the end breaks the queries of everybody.
 func TestSchema(t *testing.T) {
 	t.Parallel()
 	full, bare := record(), record()

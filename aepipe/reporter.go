@@ -22,16 +22,16 @@ const (
 	maxWait     = time.Minute            // a longer Retry-After is as good as a final error
 )
 
-// A Reporter sends records to a store. It holds no goroutine, buffer or
-// connection of its own between calls, and may be used concurrently.
+// A Reporter sends records to a store. It holds no goroutine, buffer or connection of its own
+// between calls, and may be used concurrently.
 type Reporter struct {
 	s *store
 }
 
 var _ apexproxy.Reporter = (*Reporter)(nil)
 
-// New returns a Reporter for the store that cfg describes. It makes no call. The
-// error names every mistake in cfg at once.
+// New returns a Reporter for the store that cfg describes. It makes no call. The error names every
+// mistake in cfg at once.
 func New(cfg Config) (*Reporter, error) {
 	s, err := newStore(cfg)
 	if err != nil {
@@ -63,8 +63,8 @@ func (r *Reporter) Report(ctx context.Context, batch []apexproxy.Record) error {
 
 // send writes batch to one logstore, in as many calls as it takes.
 func (s *store) send(ctx context.Context, logstore, action, key string, batch []apexproxy.Record, entry func(*apexproxy.Record) any) (err error) {
-	// A panic, which only the transport of Config.HTTPClient can cause, would end
-	// the process: one of the two sends has a goroutine of ours.
+	// A panic, which only the transport of Config.HTTPClient can cause, would end the process: one
+	// of the two sends has a goroutine of ours.
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("aepipe: logstore %s: panic with a %T", logstore, v)
@@ -120,8 +120,8 @@ func (s *store) send(ctx context.Context, logstore, action, key string, batch []
 	return nil
 }
 
-// post makes one call of n entries until it succeeds, cannot succeed, or there
-// is no time left to try again.
+// post makes one call of n entries until it succeeds, cannot succeed, or there is no time left to
+// try again.
 func (s *store) post(ctx context.Context, path string, body []byte, n int) error {
 	backoff := minBackoff
 	for attempt := 1; ; attempt++ {

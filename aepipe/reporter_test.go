@@ -436,8 +436,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// A transport may go on reading a body after its RoundTrip returned, as one does
-// that got an early answer. What it reads then must be that call and no later one.
+// A transport may go on reading a body after its RoundTrip returned, as one does that got an early
+// answer. What it reads then must be that call and no later one.
 func TestLateReaders(t *testing.T) {
 	t.Parallel()
 	type body struct {

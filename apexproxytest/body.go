@@ -59,8 +59,8 @@ func chatCompletion(model, text string) string {
 // word, one with the finish reason, and [DONE]. Join words with their own spaces.
 func ChatStream(words ...string) []string { return chatStream(ChatModel, false, words) }
 
-// ChatStreamUsage is [ChatStream] as a client gets it that sent stream_options.include_usage:
-// every chunk has a null usage, and before [DONE] comes one with the usage and no choices.
+// ChatStreamUsage is [ChatStream] as a client gets it that sent stream_options.include_usage: every
+// chunk has a null usage, and before [DONE] comes one with the usage and no choices.
 func ChatStreamUsage(words ...string) []string { return chatStream(ChatModel, true, words) }
 
 func chatStream(model string, usage bool, words []string) []string {
@@ -89,8 +89,8 @@ func messageUsage(output int) string {
 		InputTokens-CachedTokens, CachedTokens, output)
 }
 
-// Message returns a message object of the Anthropic Messages API whose one block says text.
-// Shape: https://platform.claude.com/docs/en/api/messages.
+// Message returns a message object of the Anthropic Messages API whose one block says text. Shape:
+// https://platform.claude.com/docs/en/api/messages.
 func Message(text string) string { return message(MessageModel, text) }
 
 func message(model, text string) string {

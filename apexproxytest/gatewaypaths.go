@@ -52,8 +52,8 @@ var compatPrefixes = map[string]string{
 	"dynamic": "dynamic",
 }
 
-// unifiedBilling lists the providers that Cloudflare bills.
-// Source: https://developers.cloudflare.com/ai-gateway/features/unified-billing/.
+// unifiedBilling lists the providers that Cloudflare bills. Source:
+// https://developers.cloudflare.com/ai-gateway/features/unified-billing/.
 var unifiedBilling = []string{"openai", "anthropic", "google-ai-studio", "google-vertex-ai", "grok", "groq", "dynamic", "cloudflare"}
 
 // compatModels has the shape that GET compat/models is documented with.

@@ -33,8 +33,8 @@ func JSON(status int, body string, header ...string) http.Handler {
 // [MessageStream] for real ones.
 func SSE(events ...string) http.Handler { return Chunks(typeSSE, events...) }
 
-// Chunks answers 200 with the given content type; each chunk is one write, flushed at once.
-// A client may still receive several chunks in one read.
+// Chunks answers 200 with the given content type; each chunk is one write, flushed at once. A
+// client may still receive several chunks in one read.
 func Chunks(contentType string, chunks ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		send(w, r, contentType, chunks)

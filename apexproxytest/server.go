@@ -28,8 +28,8 @@ type Request struct {
 	// Body is what arrived of the body. It is empty when the reply was made with [Unread].
 	Body []byte
 
-	// BodyErr is the error that ended the reading of the body, nil after a complete one.
-	// A client that leaves while it uploads shows here. Such a request gets no reply.
+	// BodyErr is the error that ended the reading of the body, nil after a complete one. A client
+	// that leaves while it uploads shows here. Such a request gets no reply.
 	BodyErr error
 }
 
@@ -103,8 +103,8 @@ func (s *server) Close() {
 	s.srv.Close()
 }
 
-// Connections returns how many TCP connections have been accepted since the start.
-// It proves, for instance, that a rejected request never reached an upstream.
+// Connections returns how many TCP connections have been accepted since the start. It proves, for
+// instance, that a rejected request never reached an upstream.
 func (s *server) Connections() int64 { return s.conns.Load() }
 
 // Client returns a client that trusts the server's certificate. Every call returns the same client.

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// An Upstream is a scripted HTTP server that records what it receives.
-// Its methods may be called from several goroutines.
+// An Upstream is a scripted HTTP server that records what it receives. Its methods may be called
+// from several goroutines.
 type Upstream struct {
 	URL  string // "http://127.0.0.1:port" or "https://127.0.0.1:port", no trailing slash
 	Host string // host:port
@@ -72,8 +72,8 @@ func (u *Upstream) Reset() {
 // Script replaces the replies; the next request takes the first of them.
 func (u *Upstream) Script(replies ...http.Handler) { u.script.set(replies) }
 
-// Replies returns a handler whose every request takes the next reply; the last one repeats.
-// It scripts what stands behind a [Gateway]. Without replies it answers like [Provider].
+// Replies returns a handler whose every request takes the next reply; the last one repeats. It
+// scripts what stands behind a [Gateway]. Without replies it answers like [Provider].
 func Replies(replies ...http.Handler) http.Handler { return newScript(replies) }
 
 type script struct {

@@ -77,8 +77,8 @@ func workloads() []*workload {
 	all := []*workload{
 		{name: "json2k", size: 2 << 10, conns: 32},
 		{name: "json200k", size: 200 << 10, conns: 32},
-		// Each write of the upstream holds several chunks: how many of them a proxy finds at a
-		// read must not depend on how busy the machine is.
+		// Each write of the upstream holds several chunks: how many of them a proxy finds at a read
+		// must not depend on how busy the machine is.
 		{name: "sse", stream: true, size: 2 << 10, chunks: 200, batch: 12, conns: 32},
 		// As models write: each chunk comes alone.
 		{

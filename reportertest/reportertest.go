@@ -1,5 +1,5 @@
-// Package reportertest tests implementations of [apexproxy.Reporter] against
-// its contract, as [testing/slogtest] does for slog handlers.
+// Package reportertest tests implementations of [apexproxy.Reporter] against its contract, as
+// [testing/slogtest] does for slog handlers.
 //
 //	func TestContract(t *testing.T) {
 //		reportertest.Run(t, func(t *testing.T) apexproxy.Reporter {
@@ -7,8 +7,8 @@
 //		})
 //	}
 //
-// Run the test with -race as well: data that reporters share, and data they use
-// after Report returned, show best there.
+// Run the test with -race as well: data that reporters share, and data they use after Report
+// returned, show best there.
 package reportertest
 
 import (
@@ -31,9 +31,9 @@ import (
 	"github.com/loadchange/apexproxy"
 )
 
-// A Deliverer is a Reporter that can tell what has reached its destination.
-// Where newReporter returns one, usually a wrapper made for the test, Run also
-// checks that Report delivers each record once, and before it returns.
+// A Deliverer is a Reporter that can tell what has reached its destination. Where newReporter
+// returns one, usually a wrapper made for the test, Run also checks that Report delivers each
+// record once, and before it returns.
 //
 // Delivered returns what the destination holds, in any order. A field that the destination does not
 // keep stays zero and is not compared. Of the others ID, Provider, RequestModel, StatusCode and
@@ -53,8 +53,8 @@ const (
 // empty. The subtest Deadline is better with one that never answers: strings.HasSuffix(t.Name(),
 // "/Deadline") tells.
 //
-// A Report that does not return is left running. It fails its case after a
-// minute, or five seconds after its context was done.
+// A Report that does not return is left running. It fails its case after a minute, or five seconds
+// after its context was done.
 func Run(t *testing.T, newReporter func(t *testing.T) apexproxy.Reporter) {
 	t.Helper()
 	for _, c := range cases {
@@ -66,8 +66,8 @@ func Run(t *testing.T, newReporter func(t *testing.T) apexproxy.Reporter) {
 	}
 }
 
-// Cases return what is wrong, "" when nothing is, rather than take a *testing.T:
-// so the kit's own test can see them fail.
+// Cases return what is wrong, "" when nothing is, rather than take a *testing.T: so the kit's own
+// test can see them fail.
 var cases = []struct {
 	name        string
 	explanation string
@@ -253,8 +253,8 @@ func deliver(ctx context.Context, r apexproxy.Reporter, batch []apexproxy.Record
 	return deliverTo(ctx, r, batch, slices.Clone(batch))
 }
 
-// deliverTo does so where the caller keeps batch in want: the Reporter may do
-// with the slice what it likes.
+// deliverTo does so where the caller keeps batch in want: the Reporter may do with the slice what
+// it likes.
 func deliverTo(ctx context.Context, r apexproxy.Reporter, batch, want []apexproxy.Record) string {
 	switch returned, panicked, err := report(ctx, r, batch, patience); {
 	case !returned:
@@ -315,8 +315,8 @@ func delivered(r apexproxy.Reporter, want []apexproxy.Record) string {
 	return ""
 }
 
-// matches compares what the destination kept. Strings that cannot be stored as
-// they are, because they are long or not UTF-8, match anything.
+// matches compares what the destination kept. Strings that cannot be stored as they are, because
+// they are long or not UTF-8, match anything.
 func matches(got, want apexproxy.Record) bool {
 	for _, p := range [][2]string{
 		{got.ID, want.ID}, {got.Provider, want.Provider}, {got.RequestModel, want.RequestModel}, {string(got.Outcome), string(want.Outcome)},

@@ -80,9 +80,9 @@ func (l *lazy) Report(ctx context.Context, batch []apexproxy.Record) error {
 
 func (l *lazy) Delivered() []apexproxy.Record { return slices.Concat(l.batches...) }
 
-// TestBadReporters has reporters for each case that no other, or few others,
-// catch, and asserts which ones do. Those that write to shared data leave the
-// batches of TwoReporters alone: there the race detector would find them.
+// TestBadReporters has reporters for each case that no other, or few others, catch, and asserts
+// which ones do. Those that write to shared data leave the batches of TwoReporters alone: there the
+// race detector would find them.
 func TestBadReporters(t *testing.T) {
 	t.Parallel()
 	var stopped chan struct{} // closed when a case has ended

@@ -97,8 +97,8 @@ func parseKeys(s string) (tenantKeys, error) {
 
 var errUnknownKey = errors.New("unknown key")
 
-// authenticate is an [apexproxy.Authenticator]. It takes keys as the OpenAI
-// SDK (Authorization) and the Anthropic SDK (x-api-key) send them.
+// authenticate is an [apexproxy.Authenticator]. It takes keys as the OpenAI SDK (Authorization) and
+// the Anthropic SDK (x-api-key) send them.
 func (k tenantKeys) authenticate(r *http.Request) (apexproxy.Identity, error) {
 	key, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !bearer {
@@ -111,8 +111,8 @@ func (k tenantKeys) authenticate(r *http.Request) (apexproxy.Identity, error) {
 	return apexproxy.Identity{Subject: tenant}, nil
 }
 
-// tenantMetadata tells the gateway for whom a request is, so that its logs and
-// costs can be told apart. What it sets wins over what a client sends.
+// tenantMetadata tells the gateway for whom a request is, so that its logs and costs can be told
+// apart. What it sets wins over what a client sends.
 func tenantMetadata(r *http.Request) http.Header {
 	id, _ := apexproxy.IdentityFromContext(r.Context())
 	metadata, err := json.Marshal(map[string]string{"tenant": id.Subject})
@@ -122,9 +122,9 @@ func tenantMetadata(r *http.Request) http.Header {
 	return http.Header{"Cf-Aig-Metadata": {string(metadata)}}
 }
 
-// logAccess logs one line when a request is over, also when the proxy panics
-// with [http.ErrAbortHandler] because the upstream's answer broke off: it does
-// not recover, so the server still sees the panic and breaks the connection off.
+// logAccess logs one line when a request is over, also when the proxy panics with
+// [http.ErrAbortHandler] because the upstream's answer broke off: it does not recover, so the
+// server still sees the panic and breaks the connection off.
 func logAccess(logger *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start, lw, aborted := time.Now(), &loggedWriter{ResponseWriter: w}, true

@@ -17,8 +17,8 @@ import (
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
-// lockedBuffer takes the access log: a line is written when the handler
-// returns, which a client may not wait for.
+// lockedBuffer takes the access log: a line is written when the handler returns, which a client may
+// not wait for.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -124,8 +124,8 @@ func TestTenants(t *testing.T) {
 	}
 }
 
-// TestStream reads each event before the next one is sent, through the access
-// log, on a server whose WriteTimeout is much shorter than the stream.
+// TestStream reads each event before the next one is sent, through the access log, on a server
+// whose WriteTimeout is much shorter than the stream.
 func TestStream(t *testing.T) {
 	t.Parallel()
 	gateway := apexproxytest.NewGateway(apexproxytest.GatewayConfig{})

@@ -44,8 +44,8 @@ func run(ctx context.Context, getenv func(string) string, listening func(net.Add
 	server := &http.Server{
 		Handler:           newHandler(proxy),
 		ReadHeaderTimeout: 10 * time.Second,
-		// For the service's own routes. While an answer of the proxy flows, the
-		// proxy moves the deadline, so that it does not cut a long stream.
+		// For the service's own routes. While an answer of the proxy flows, the proxy moves the
+		// deadline, so that it does not cut a long stream.
 		WriteTimeout: 30 * time.Second,
 	}
 	slog.Info("listening", "url", "http://"+listener.Addr().String()+"/ai/v1")
@@ -60,8 +60,8 @@ func run(ctx context.Context, getenv func(string) string, listening func(net.Add
 	case <-ctx.Done():
 	}
 
-	// First the server, which waits for open streams, then the proxy, whose
-	// reports of those streams are complete only now.
+	// First the server, which waits for open streams, then the proxy, whose reports of those
+	// streams are complete only now.
 	end, cancel := context.WithTimeout(context.Background(), 8*time.Second)
 	defer cancel()
 	err = server.Shutdown(end)
@@ -91,9 +91,9 @@ func newHandler(proxy http.Handler) http.Handler {
 	return recoverPanics(mux)
 }
 
-// recoverPanics answers 500 when a handler panics. It passes
-// [http.ErrAbortHandler] on: with it the proxy says that an upstream's answer
-// broke off, and swallowing it would make the broken answer look whole.
+// recoverPanics answers 500 when a handler panics. It passes [http.ErrAbortHandler] on: with it the
+// proxy says that an upstream's answer broke off, and swallowing it would make the broken answer
+// look whole.
 func recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

@@ -14,8 +14,8 @@ import (
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
-// serve runs the service before gateway until the returned cancel is called;
-// done gets what run returned.
+// serve runs the service before gateway until the returned cancel is called; done gets what run
+// returned.
 func serve(t *testing.T, gateway *apexproxytest.Gateway) (url string, cancel context.CancelFunc, done <-chan error) {
 	t.Helper()
 	env := map[string]string{"ADDR": "127.0.0.1:0", "GATEWAY_TOKEN": gateway.Token, "GATEWAY_BASE_URL": gateway.BaseURL()}
@@ -101,8 +101,8 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// TestPrefix sees to it that the proxy gets paths without the mount point: in
-// passthrough they are what the upstream gets.
+// TestPrefix sees to it that the proxy gets paths without the mount point: in passthrough they are
+// what the upstream gets.
 func TestPrefix(t *testing.T) {
 	t.Parallel()
 	var got string
@@ -151,8 +151,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestBrokenAnswer sees to it that recoverPanics leaves an answer that broke off
-// looking broken, and that it catches what it is there for.
+// TestBrokenAnswer sees to it that recoverPanics leaves an answer that broke off looking broken,
+// and that it catches what it is there for.
 func TestBrokenAnswer(t *testing.T) {
 	t.Parallel()
 	gateway := apexproxytest.NewGateway(apexproxytest.GatewayConfig{})

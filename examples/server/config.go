@@ -43,8 +43,8 @@ type settings struct {
 	open   bool // passthrough to any public host for anybody
 }
 
-// configure reads the environment. It returns all mistakes at once, each with
-// the name of its variable and never with the value of a token.
+// configure reads the environment. It returns all mistakes at once, each with the name of its
+// variable and never with the value of a token.
 func configure(getenv func(string) string) (*settings, error) {
 	e := env{getenv: getenv}
 	s := &settings{addr: e.or("ADDR", "127.0.0.1:8787")}
@@ -77,8 +77,8 @@ func configure(getenv func(string) string) (*settings, error) {
 		}
 	}
 	gateway, behind := e.gateway()
-	// With everything on, New finds the mistakes in what is off, too. It starts nothing
-	// that would have to be ended: there is no reporter yet.
+	// With everything on, New finds the mistakes in what is off, too. It starts nothing that would
+	// have to be ended: there is no reporter yet.
 	_, err := apexproxy.New(append(opts, apexproxy.WithGateway(gateway), apexproxy.WithPassthrough(pass))...)
 	e.explain(err)
 
@@ -197,8 +197,8 @@ func (e *env) on(name string, def bool) bool {
 	return def
 }
 
-// list splits a comma list. A variable that is set must hold something: a list
-// of nothing but commas is a mistake, not an empty list.
+// list splits a comma list. A variable that is set must hold something: a list of nothing but
+// commas is a mistake, not an empty list.
 func (e *env) list(name string) []string {
 	v := e.getenv(name)
 	if strings.TrimSpace(v) == "" {

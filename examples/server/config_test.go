@@ -14,9 +14,9 @@ import (
 	"github.com/loadchange/apexproxy/apexproxytest"
 )
 
-// outside stands where the network would be. TestMain makes it the proxy of the
-// environment, which net/http reads once, so that a request to a public https
-// host asks it for a tunnel, is refused, and never leaves this machine.
+// outside stands where the network would be. TestMain makes it the proxy of the environment, which
+// net/http reads once, so that a request to a public https host asks it for a tunnel, is refused,
+// and never leaves this machine.
 var outside struct {
 	mu    sync.Mutex
 	asked []string
@@ -62,8 +62,8 @@ func newRequest(t *testing.T, path, body string, header ...string) *http.Request
 	return r
 }
 
-// TestVariables sends a request through the proxy that an environment makes and
-// compares what the gateway got, or what the answer says.
+// TestVariables sends a request through the proxy that an environment makes and compares what the
+// gateway got, or what the answer says.
 func TestVariables(t *testing.T) {
 	t.Parallel()
 	const chat = "/v1/chat/completions"
@@ -218,8 +218,8 @@ func TestVariables(t *testing.T) {
 	}
 }
 
-// TestPassthroughHosts reaches a listed host although it is on loopback. The
-// server trusts public certificates only, so the handshake is as far as it gets.
+// TestPassthroughHosts reaches a listed host although it is on loopback. The server trusts public
+// certificates only, so the handshake is as far as it gets.
 func TestPassthroughHosts(t *testing.T) {
 	t.Parallel()
 	upstream := apexproxytest.NewTLSUpstream()
@@ -284,8 +284,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestMistakes looks at the lines of the error, each of which starts with a
-// variable's name. Whatever is wrong, no token may show.
+// TestMistakes looks at the lines of the error, each of which starts with a variable's name.
+// Whatever is wrong, no token may show.
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	const secret = "s3cret"

@@ -1,5 +1,5 @@
-// Server is the proxy as a program: everything it does is set in the
-// environment (see [variables]). It is small enough to copy and change.
+// Server is the proxy as a program: everything it does is set in the environment (see [variables]).
+// It is small enough to copy and change.
 package main
 
 import (

@@ -149,8 +149,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestStopWaits stops the server while a stream is open: no new connections, the
-// stream comes to its end, then run returns.
+// TestStopWaits stops the server while a stream is open: no new connections, the stream comes to
+// its end, then run returns.
 func TestStopWaits(t *testing.T) {
 	t.Parallel()
 	gateway := apexproxytest.NewGateway(apexproxytest.GatewayConfig{})
@@ -201,8 +201,8 @@ func TestStopWaits(t *testing.T) {
 	}
 }
 
-// TestStopCuts stops the server while a stream is open that never ends: run
-// returns in the 8 seconds that it promises, and the client sees a broken stream.
+// TestStopCuts stops the server while a stream is open that never ends: run returns in the 8
+// seconds that it promises, and the client sees a broken stream.
 func TestStopCuts(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

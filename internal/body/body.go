@@ -41,16 +41,16 @@ type Reader struct {
 	pooled []*[]byte
 }
 
-// The pools hold buffers of these sizes. Without them every large body would be
-// fresh, zeroed memory, and the collector would run every few requests.
+// The pools hold buffers of these sizes. Without them every large body would be fresh, zeroed
+// memory, and the collector would run every few requests.
 var (
 	poolSizes = [...]int64{4 << 10, 16 << 10, 64 << 10, 256 << 10, maxPooled}
 	pools     [len(poolSizes)]sync.Pool
 )
 
-// A body of a declared size up to firstBuffer gets its memory at once; above it,
-// and without a size, memory follows what has really arrived, so that a client
-// cannot reserve with a header what it never sends.
+// A body of a declared size up to firstBuffer gets its memory at once; above it, and without a
+// size, memory follows what has really arrived, so that a client cannot reserve with a header what
+// it never sends.
 const (
 	firstBuffer = 64 << 10
 	maxPooled   = 1 << 20
@@ -93,8 +93,8 @@ func (r *Reader) Charge(n int64) error {
 	return nil
 }
 
-// grow moves buf, which is the newest buffer, into a larger one of at least n
-// bytes and gives the old one back.
+// grow moves buf, which is the newest buffer, into a larger one of at least n bytes and gives the
+// old one back.
 func (r *Reader) grow(buf []byte, n int64) ([]byte, error) {
 	old := len(r.pooled) - 1
 	pooled := old >= 0 && cap(buf) == cap(*r.pooled[old])
@@ -118,8 +118,8 @@ func recycle(b *[]byte) {
 	}
 }
 
-// Release gives back what the bodies read so far hold. Nobody may use them any
-// more: a [Source] over one must be closed before.
+// Release gives back what the bodies read so far hold. Nobody may use them any more: a [Source]
+// over one must be closed before.
 func (r *Reader) Release() {
 	for _, b := range r.pooled {
 		recycle(b)
@@ -133,8 +133,8 @@ func (r *Reader) Release() {
 // back the budget alone.
 func (r *Reader) Forget() { r.pooled = nil }
 
-// Read reads src to its end. size is the declared length, or negative. Errors
-// of src come back as they are. The result is valid until Release.
+// Read reads src to its end. size is the declared length, or negative. Errors of src come back as
+// they are. The result is valid until Release.
 func (r *Reader) Read(src io.Reader, size int64) ([]byte, error) {
 	if size > r.Limit {
 		return nil, ErrTooLarge
@@ -246,9 +246,9 @@ func Replace(doc []byte, m Member, s string) []byte {
 	return Splice(doc, m.Start, m.End, quote(s))
 }
 
-// Splice returns doc with the bytes from start to end replaced by value. All
-// other bytes stay. It may shift bytes inside doc instead of copying it, so the
-// caller must use the result in place of doc.
+// Splice returns doc with the bytes from start to end replaced by value. All other bytes stay. It
+// may shift bytes inside doc instead of copying it, so the caller must use the result in place of
+// doc.
 func Splice(doc []byte, start, end int, value []byte) []byte {
 	diff := (end - start) - len(value)
 	switch {

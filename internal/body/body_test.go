@@ -296,8 +296,8 @@ func TestInflate(t *testing.T) {
 	}
 }
 
-// Two bodies that live at the same time never see each other's bytes, nor a
-// new one what an old one left.
+// Two bodies that live at the same time never see each other's bytes, nor a new one what an old one
+// left.
 func TestPooledBuffersNotShared(t *testing.T) {
 	t.Parallel()
 	budget := NewBudget(1 << 40)
@@ -415,8 +415,8 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// The transport may still read while the exchange ends. After Close nobody may
-// touch the buffer: the race detector sees it if somebody does.
+// The transport may still read while the exchange ends. After Close nobody may touch the buffer:
+// the race detector sees it if somebody does.
 func TestSourceCloseWhileReading(t *testing.T) {
 	t.Parallel()
 	for range 20 {

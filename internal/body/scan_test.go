@@ -34,8 +34,8 @@ var seeds = []string{
 // valid is the reference: encoding/json, with a leading byte order mark allowed.
 func valid(doc []byte) bool { return json.Valid(bytes.TrimPrefix(doc, []byte("\xef\xbb\xbf"))) }
 
-// checkScan fails t when the verdict of Scan differs from the reference or the
-// error's offset cannot be right.
+// checkScan fails t when the verdict of Scan differs from the reference or the error's offset
+// cannot be right.
 func checkScan(t *testing.T, in []byte) {
 	t.Helper()
 	before := bytes.Clone(in)
@@ -78,8 +78,8 @@ func TestScanVerdict(t *testing.T) {
 	}
 }
 
-// Strings are read eight bytes at a time: what ends or breaks one is put at
-// every place of a word, behind bytes that look like it but for the high bit.
+// Strings are read eight bytes at a time: what ends or breaks one is put at every place of a word,
+// behind bytes that look like it but for the high bit.
 func TestScanStringPositions(t *testing.T) {
 	t.Parallel()
 	for _, fill := range []string{"a", "\xa2", "\xdc", "\x80", "!", "]"} {
@@ -261,8 +261,8 @@ func TestScanDepth(t *testing.T) {
 		}
 	}
 
-	// Levels are counted, not brackets: siblings do not add up, and a level
-	// remembers its kind after another kind was there.
+	// Levels are counted, not brackets: siblings do not add up, and a level remembers its kind
+	// after another kind was there.
 	in := []byte("[" + strings.Repeat(`{"a":[[]]},[{}],`, 2*rawjson.MaxDepth) + "0]")
 	if _, err := Scan(in); err != nil {
 		t.Errorf("many siblings: %v", err)

@@ -18,7 +18,7 @@ const (
 // two tokens for seven ASCII characters, one for any other character, 1600 for an image, one for 40
 // characters of an encoded document, and a few for every message and tool. Thinking of earlier
 // turns counts nothing, as most providers never get it. It is no tokenizer and can be far off. body
-// must be valid JSON; max_tokens need not be there.
+// must be JSON in its structure, see [rawjson.ScanStructure]; max_tokens need not be there.
 func CountTokens(body []byte) (int, *Error) {
 	r, err := readTurns(rawjson.Trim(body), func(string) {})
 	if err != nil {

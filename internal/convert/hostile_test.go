@@ -13,8 +13,8 @@ import (
 	"github.com/loadchange/apexproxy/internal/rawjson"
 )
 
-// A target that is made of removed keywords writes nothing and is read for each
-// reference to it: the work has a bound of its own.
+// A target that is made of removed keywords writes nothing and is read for each reference to it:
+// the work has a bound of its own.
 func TestReferences_work(t *testing.T) {
 	t.Parallel()
 	refs := strings.Repeat(`{"$ref":"#/$defs/a"},`, 20_000)

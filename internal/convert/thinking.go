@@ -75,7 +75,7 @@ func openSignature(signature rawjson.Text) rawjson.Value {
 // Messages request, for Anthropic refuses their signatures. All other bytes stay as they are. A
 // message that would be left without content goes too; if that would be every message, nothing is
 // changed. Without such a block it returns body itself, at the cost of one search. body must be
-// valid JSON and is not modified.
+// JSON in its structure, see [rawjson.ScanStructure], and is not modified.
 func StripOwnThinking(body []byte) []byte {
 	if !bytes.Contains(body, []byte(`"`+signaturePrefix)) {
 		return body

@@ -1,5 +1,5 @@
-// Package guard decides which addresses may be dialled on behalf of a client
-// that names the host itself.
+// Package guard decides which addresses may be dialled on behalf of a client that names the host
+// itself.
 package guard
 
 import (
@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// ErrBlocked is what a guarded dial fails with when an address is not public.
-// It names no address: the error may end up in a log that clients can read.
+// ErrBlocked is what a guarded dial fails with when an address is not public. It names no address:
+// the error may end up in a log that clients can read.
 var ErrBlocked = errors.New("guard: the address is not a public one")
 
-// blocked4 lists the IPv4 blocks of the IANA special-purpose registry that are
-// not globally reachable, the deprecated 6to4 relay anycast, multicast and the
-// reserved space, plus the one cloud metadata service on a public address.
+// blocked4 lists the IPv4 blocks of the IANA special-purpose registry that are not globally
+// reachable, the deprecated 6to4 relay anycast, multicast and the reserved space, plus the one
+// cloud metadata service on a public address.
 // https://www.iana.org/assignments/iana-ipv4-special-registry
 var blocked4 = prefixes(
 	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8",
@@ -31,9 +31,9 @@ var blocked4 = prefixes(
 // https://www.iana.org/assignments/ipv6-address-space
 var public6 = netip.MustParsePrefix("2000::/3")
 
-// blocked6 lists what is not public inside public6: protocol assignments
-// (Teredo and ORCHID among them), documentation, and 6to4, which carries an
-// IPv4 address. https://www.iana.org/assignments/iana-ipv6-special-registry
+// blocked6 lists what is not public inside public6: protocol assignments (Teredo and ORCHID among
+// them), documentation, and 6to4, which carries an IPv4 address.
+// https://www.iana.org/assignments/iana-ipv6-special-registry
 var blocked6 = prefixes("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 
 func prefixes(list ...string) []netip.Prefix {
@@ -44,8 +44,8 @@ func prefixes(list ...string) []netip.Prefix {
 	return out
 }
 
-// Public reports whether a is a public unicast address. An IPv4-mapped address
-// and one with a zone are not.
+// Public reports whether a is a public unicast address. An IPv4-mapped address and one with a zone
+// are not.
 func Public(a netip.Addr) bool {
 	blocked := blocked6
 	switch {

@@ -77,9 +77,9 @@ func last(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// Each block, written here once more and not taken from the code under test:
-// its first and last address are blocked, and its neighbours are what the table
-// says, so that no block is one bit too wide or too narrow.
+// Each block, written here once more and not taken from the code under test: its first and last
+// address are blocked, and its neighbours are what the table says, so that no block is one bit too
+// wide or too narrow.
 func TestBoundaries(t *testing.T) {
 	t.Parallel()
 	const in, out, none = false, true, false
@@ -139,8 +139,8 @@ func newTrap(t *testing.T, addr string) trap {
 	return trap{l, port}
 }
 
-// untouched connects without a guard and fails t unless that connection is the
-// first one the listener ever got: the kernel hands them out in order.
+// untouched connects without a guard and fails t unless that connection is the first one the
+// listener ever got: the kernel hands them out in order.
 func (l trap) untouched(t *testing.T) {
 	t.Helper()
 	own, err := net.Dial("tcp", l.Addr().String())
@@ -229,8 +229,8 @@ func TestErrorText(t *testing.T) {
 // A nameserver answers on loopback with what its script says.
 type nameserver struct {
 	conn net.PacketConn
-	// answer returns the addresses of a name for the nth question about it
-	// and one record type, counted from 0.
+	// answer returns the addresses of a name for the nth question about it and one record type,
+	// counted from 0.
 	answer func(name string, n int) []string
 
 	mu    sync.Mutex
@@ -321,8 +321,8 @@ func (s *nameserver) resolver() *net.Resolver {
 
 var errHalt = errors.New("the guard let it pass; the test goes no further")
 
-// halting makes d note the guard's verdict for each address that is about to be
-// connected and never connect, so that no test reaches out to a public one.
+// halting makes d note the guard's verdict for each address that is about to be connected and never
+// connect, so that no test reaches out to a public one.
 func halting(d *net.Dialer) (verdicts func() map[string]bool) {
 	var mu sync.Mutex
 	seen := map[string]bool{}
@@ -402,8 +402,8 @@ func TestDialMixedAnswer(t *testing.T) {
 	l.untouched(t)
 }
 
-// The resolver says a public address while somebody looks, and loopback when it
-// comes to connecting.
+// The resolver says a public address while somebody looks, and loopback when it comes to
+// connecting.
 func TestDialFlippedAnswer(t *testing.T) {
 	t.Parallel()
 	l := newTrap(t, "127.0.0.1")
@@ -435,8 +435,8 @@ func TestDialFlippedAnswer(t *testing.T) {
 	l.untouched(t)
 }
 
-// A dialer without the guard reaches the trap by the fake name: the tests above
-// are about something.
+// A dialer without the guard reaches the trap by the fake name: the tests above are about
+// something.
 func TestTrapWorks(t *testing.T) {
 	t.Parallel()
 	l := newTrap(t, "127.0.0.1")

@@ -27,8 +27,8 @@ func NewCORS(origins []string) (CORS, error) {
 	return c, nil
 }
 
-// exposed are the answer headers that scripts may read: request ids, limits,
-// retries and what the gateway says. A wildcard would not do for all browsers.
+// exposed are the answer headers that scripts may read: request ids, limits, retries and what the
+// gateway says. A wildcard would not do for all browsers.
 var exposed = func() string {
 	names := []string{
 		"request-id", "x-request-id", "retry-after", "retry-after-ms", "x-should-retry",
@@ -70,8 +70,8 @@ func (c CORS) Apply(h http.Header, origin string) {
 const allowedByDefault = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, " +
 	"x-apex-ai-proxy-provider, x-apex-ai-proxy-type, x-apex-ai-proxy-mapping, x-apex-ai-proxy-token"
 
-// Preflight answers an OPTIONS request. The headers asked for are named back: a
-// "*" would not cover Authorization (Fetch standard, CORS-preflight fetch).
+// Preflight answers an OPTIONS request. The headers asked for are named back: a "*" would not cover
+// Authorization (Fetch standard, CORS-preflight fetch).
 func (c CORS) Preflight(h, request http.Header) {
 	c.Apply(h, request.Get("Origin"))
 	if h.Get("Access-Control-Allow-Origin") == "" {

@@ -159,11 +159,12 @@ func deleteNamed(h http.Header, connection []string) {
 	}
 }
 
-// OfAnswer takes out of an upstream's header, or out of its trailers, what may not reach the client:
-// what belongs to one connection, and what only this proxy may say, such as what the upstream said
-// about its own origin (two values of Access-Control-Allow-Origin make browsers refuse an answer).
-// Names are spelled as [http.Header] does, because a RoundTripper of the host's may not: net/http
-// would write such a Content-Length beside its own. It returns h, or an empty header for nil.
+// OfAnswer takes out of an upstream's header, or out of its trailers, what may not reach the
+// client: what belongs to one connection, and what only this proxy may say, such as what the
+// upstream said about its own origin (two values of Access-Control-Allow-Origin make browsers
+// refuse an answer). Names are spelled as [http.Header] does, because a RoundTripper of the host's
+// may not: net/http would write such a Content-Length beside its own. It returns h, or an empty
+// header for nil.
 func OfAnswer(h http.Header) http.Header {
 	if h == nil {
 		return http.Header{}
@@ -189,8 +190,8 @@ func OfTrailer(h http.Header) http.Header {
 	return h
 }
 
-// Add adds src to dst, prefix before each name. Values that dst has stay; the others are shared with
-// src.
+// Add adds src to dst, prefix before each name. Values that dst has stay; the others are shared
+// with src.
 func Add(dst, src http.Header, prefix string) {
 	for name, values := range src {
 		if prefix != "" {
@@ -253,12 +254,12 @@ func Value(s string) string {
 	return s[:min(len(s), 2048)]
 }
 
-// secret lists the headers whose values a record shows as [Redacted] although
-// they are no credentials of a provider and do not sound like a secret.
+// secret lists the headers whose values a record shows as [Redacted] although they are no
+// credentials of a provider and do not sound like a secret.
 var secret = set("Authentication-Info", "Cf-Access-Jwt-Assertion")
 
-// soundsSecret reports whether a part of a header's name is a word for a secret.
-// Too much redacted costs nothing.
+// soundsSecret reports whether a part of a header's name is a word for a secret. Too much redacted
+// costs nothing.
 func soundsSecret(name string) bool {
 	if name == "Idempotency-Key" {
 		return false

@@ -9,8 +9,8 @@ import (
 )
 
 // fates lists every header that the package knows or that a client is known to send, and whether it
-// goes upstream. Hop-by-hop headers, whatever Connection names and Expect are not here: they are
-// gone before or taken out where the outbound request is made.
+// goes upstream. What belongs to one connection is not here, nor what Connection names: see
+// TestHopByHop.
 var fates = []struct {
 	name                 string
 	gateway, passthrough bool
@@ -250,8 +250,8 @@ func TestForward(t *testing.T) {
 	}
 }
 
-// A value names what a client wrote. Whatever that was, it must be a valid header
-// line, of a length that clients and the proxies before them take.
+// A value names what a client wrote. Whatever that was, it must be a valid header line, of a length
+// that clients and the proxies before them take.
 func TestValue(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("a", 2048)

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// credentialParam reports whether a query parameter's name is one that clients
-// put keys in. The name is compared decoded and in any case.
+// credentialParam reports whether a query parameter's name is one that clients put keys in. The
+// name is compared decoded and in any case.
 func credentialParam(name string) bool {
 	if strings.ContainsAny(name, "%+") {
 		if n, err := url.QueryUnescape(name); err == nil {
@@ -21,8 +21,8 @@ func credentialParam(name string) bool {
 	return false
 }
 
-// StripQuery returns raw without the parameters that look like credentials and
-// without those named in also. What stays keeps its bytes and its order.
+// StripQuery returns raw without the parameters that look like credentials and without those named
+// in also. What stays keeps its bytes and its order.
 func StripQuery(raw string, also ...string) string {
 	return cutQuery(raw, "", func(name string) bool {
 		for _, a := range also {
@@ -39,10 +39,10 @@ func RedactQuery(raw string) string {
 	return cutQuery(raw, "="+Redacted, credentialParam)
 }
 
-// cutQuery takes out the parameters whose names are hidden; if value is not
-// empty, it stands for theirs. Some servers still take ; as a separator, and a
-// key must not hide behind one. For the others a ; is part of the value, so
-// what follows a hidden parameter goes with it, up to the next &.
+// cutQuery takes out the parameters whose names are hidden; if value is not empty, it stands for
+// theirs. Some servers still take ; as a separator, and a key must not hide behind one. For the
+// others a ; is part of the value, so what follows a hidden parameter goes with it, up to the next
+// &.
 func cutQuery(raw, value string, hidden func(name string) bool) string {
 	if raw == "" {
 		return ""

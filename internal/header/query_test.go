@@ -143,8 +143,8 @@ func FuzzRedactQuery(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
 		out := RedactQuery(raw)
-		// others is raw without the values of credential parameters, as a
-		// server sees them that splits at & and as one that splits at ; too.
+		// others is raw without the values of credential parameters, as a server sees them that
+		// splits at & and as one that splits at ; too.
 		var others []string
 		for pair := range strings.SplitSeq(raw, "&") {
 			name, _, _ := strings.Cut(pair, "=")

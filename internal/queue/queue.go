@@ -1,5 +1,5 @@
-// Package queue hands items from many goroutines to one slow consumer, in
-// batches, without ever making a producer wait.
+// Package queue hands items from many goroutines to one slow consumer, in batches, without ever
+// making a producer wait.
 package queue
 
 import (
@@ -65,8 +65,8 @@ func New[T any](cfg Config, handle func(context.Context, []T) error, failed func
 	return q
 }
 
-// Put adds v, which takes size bytes, and reports whether there was room. It
-// never blocks and, once the queue has grown, does not allocate.
+// Put adds v, which takes size bytes, and reports whether there was room. It never blocks and, once
+// the queue has grown, does not allocate.
 func (q *Queue[T]) Put(v T, size int64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -189,8 +189,8 @@ func (q *Queue[T]) settle(size int64, err error) {
 	}
 }
 
-// call runs the handler. A panic is an error here: in our goroutine it would
-// end a process that is not ours.
+// call runs the handler. A panic is an error here: in our goroutine it would end a process that is
+// not ours.
 func (q *Queue[T]) call() (err error) {
 	ctx, cancel := context.WithTimeout(q.ctx, q.cfg.Timeout)
 	defer cancel()

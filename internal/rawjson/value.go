@@ -12,9 +12,9 @@ import (
 )
 
 // A Value is one JSON value as it stands in a document. Its first byte tells its kind. Nil is the
-// absent value. The document must be valid JSON, see [Valid]: of anything else the results are
-// arbitrary, but no method panics and every one comes to an end. A Value shares the document's
-// memory.
+// absent value. The document must be JSON in its structure at least, see [ScanStructure]: of
+// anything else, and of strings with invalid escapes, the results are arbitrary, but no method
+// panics and every one comes to an end. A Value shares the document's memory.
 type Value []byte
 
 // Kind returns the value's first byte: one of { [ " t f n - and 0 to 9, or 0 of the absent value.

@@ -16,10 +16,10 @@ import (
 // says that it has more at hand. came is called after each read that brought something, before that
 // is written.
 //
-// One of the errors is that of reading body, nil at io.EOF; what came with it has left. The other is
-// that of writing to w, a short write included, which the writer of a host may keep to itself. That
-// of a flush does not count: a client that is gone fails the next write. After either error nothing
-// more is copied.
+// One of the errors is that of reading body, nil at io.EOF; what came with it has left. The other
+// is that of writing to w, a short write included, which the writer of a host may keep to itself.
+// That of a flush does not count: a client that is gone fails the next write. After either error
+// nothing more is copied.
 func Copy(w http.ResponseWriter, body io.Reader, headAlone bool, came func()) (readErr, writeErr error) {
 	flush := http.NewResponseController(w).Flush
 	if headAlone {

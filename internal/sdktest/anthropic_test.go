@@ -57,8 +57,8 @@ func (rt route) upstreamModel() string {
 	return name
 }
 
-// anthropicClient is the SDK as its users make it. A failing call is not
-// repeated unless opts say so.
+// anthropicClient is the SDK as its users make it. A failing call is not repeated unless opts say
+// so.
 func (s *stand) anthropicClient(rt route, opts ...option.RequestOption) anthropic.Client {
 	base := []option.RequestOption{option.WithoutEnvironmentDefaults(), option.WithBaseURL(s.url), option.WithAPIKey(gatewayToken), option.WithMaxRetries(0)}
 	if rt.passthrough {

@@ -21,8 +21,8 @@ const (
 	upstreamKey  = "sk-upstream-40c7"
 )
 
-// A stand is a Proxy between an SDK and a provider that answers from a script,
-// once behind a fake gateway and once as an upstream of passthrough.
+// A stand is a Proxy between an SDK and a provider that answers from a script, once behind a fake
+// gateway and once as an upstream of passthrough.
 type stand struct {
 	url      string
 	gateway  *apexproxytest.Gateway
@@ -59,8 +59,8 @@ func newStand(tb testing.TB, replies ...http.Handler) *stand {
 	return s
 }
 
-// arrived returns the requests at the gateway and the upstream, and fails where
-// one of them carried a credential that is not for it.
+// arrived returns the requests at the gateway and the upstream, and fails where one of them carried
+// a credential that is not for it.
 func (s *stand) arrived(tb testing.TB) []apexproxytest.Request {
 	tb.Helper()
 	var out []apexproxytest.Request

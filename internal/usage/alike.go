@@ -78,8 +78,8 @@ func (a *alike) learn(event []byte) {
 	a.prefix, a.suffix = a.last[:same], suffix[quote:]
 }
 
-// isType reports whether what ends in the opening quote of a string may make it the value of "type".
-// A name with an escape may be any.
+// isType reports whether what ends in the opening quote of a string may make it the value of
+// "type". A name with an escape may be any.
 func isType(prefix []byte) bool {
 	name := bytes.TrimRight(prefix[:len(prefix)-len(openString)], " \t")
 	name = bytes.TrimSuffix(name, []byte(`"`))
