@@ -26,22 +26,27 @@
 //
 //	the client's request
 //	  │
-//	  ├─ classify       operation, protocol and mode        proxy.go
+//	  ├─ classify       operation, protocol and mode        proxy.go: the paths
+//	  │                                                     internal/protocol: the protocols
 //	  ├─ authenticate   who calls                           auth.go
-//	  ├─ route          reads the body; where to, and with  request.go, gateway.go,
-//	  │                 which model                         passthrough.go, mapping.go
+//	  ├─ route          reads the body; where to, and with  request.go, mapping.go, passthrough.go
+//	  │                 which model                         gateway.go: the table of providers
 //	  │
 //	  │  The plan is made. From here on it is applied.
 //	  │
 //	  ├─ prepare        the body: as it came, with another  request.go, internal/body
-//	  │                 model, or converted                 internal/convert
-//	  ├─ forward        send ──▶ upstream                   forward.go, internal/header
+//	  │                 model, or converted                 internal/convert: readers and writers
+//	  │                                                     profile.go: quirks of providers
+//	  ├─ forward        send ──▶ upstream                   forward.go
+//	  │                                                     internal/header: every header's fate
 //	  │                 what is not copied is replaced      answer.go, internal/convert
 //	  │                 head, copy, trailers                forward.go, internal/relay
 //	  ▼
 //	the client's answer
 //	  │
-//	  └─ end            one Record ──▶ Reporters            record.go, observe.go, internal/queue
+//	  └─ end            one Record ──▶ Reporters            record.go: what it says, the outcome
+//	                                                        observe.go: its contract
+//	                                                        internal/usage, internal/queue
 //
 //	Any stage may answer itself instead of going on: errors.go renders that.
 //

@@ -20,8 +20,20 @@ import (
 	"github.com/loadchange/apexproxy/internal/relay"
 )
 
-// ServeHTTP answers one exchange, in the stages of the package documentation. A stage that answers
-// itself returns a reply, and those behind it do not run. None of them changes r.
+// ServeHTTP answers one exchange. Its stages run in this order, which is a security property; the
+// package documentation has the whole picture:
+//
+//	classify      operation, protocol and mode                  here
+//	authenticate  who calls                                     auth.go
+//	route         reads the body; where to, with which model    request.go, mapping.go, gateway.go, passthrough.go
+//	prepare       the body as it goes there                     request.go
+//	forward       send, head, copy, trailers                    forward.go
+//	              what is not copied is replaced                answer.go
+//	end           one Record for the Reporters                  record.go, observe.go
+//
+// The first three decide and write the plan; prepare and forward apply it; end observes. A stage
+// that answers itself returns a reply, and those behind it do not run: errors.go renders it. None
+// of them changes r.
 //
 // When an upstream's answer breaks off under an [http.Server], ServeHTTP panics with
 // [http.ErrAbortHandler] so that the client sees it; middleware that recovers must panic again with
