@@ -26,32 +26,34 @@
 //
 //	the client's request
 //	  │
-//	  ├─ classify       operation, protocol and mode        proxy.go: the paths
-//	  │                                                     internal/protocol: the protocols
+//	  ├─ classify       operation and protocol; gateway or  proxy.go: the paths
+//	  │                 passthrough                         internal/protocol: the protocols
 //	  ├─ authenticate   who calls                           auth.go
-//	  ├─ route          reads the body; where to, and with  request.go, mapping.go, passthrough.go
-//	  │                 which model                         gateway.go: the table of providers
+//	  ├─ route          reads the body; decides on the      request.go, mapping.go, passthrough.go
+//	  │                 upstream and the model              gateway.go: the table of providers
 //	  │
 //	  │  The plan is made. From here on it is applied.
 //	  │
-//	  ├─ prepare        the body: as it came, with another  request.go, internal/body
-//	  │                 model, or converted                 internal/convert: readers and writers
+//	  ├─ prepare        the body: unchanged, with its model request.go, internal/body
+//	  │                 replaced, or converted              internal/convert: readers and writers
 //	  │                                                     profile.go: quirks of providers
-//	  ├─ forward        send ──▶ upstream                   forward.go
+//	  ├─ forward        sends it ──▶ upstream               forward.go
 //	  │                                                     internal/header: every header's fate
-//	  │                 what is not copied is replaced      answer.go, internal/convert
-//	  │                 head, copy, trailers                forward.go, internal/relay
+//	  │                 the answer: as it comes, or         answer.go, internal/convert
+//	  │                 converted
+//	  │                 writes head, body and trailers      forward.go, internal/relay
 //	  ▼
 //	the client's answer
 //	  │
-//	  └─ end            one Record ──▶ Reporters            record.go: what it says, the outcome
-//	                                                        observe.go: its contract
-//	                                                        internal/usage, internal/queue
+//	  └─ end            one Record ──▶ Reporters            observe.go: what they are, every outcome
+//	                                                        record.go: fills it, decides the outcome
+//	                                                        internal/usage: tokens
 //
-//	Any stage may answer itself instead of going on: errors.go renders that.
+//	A stage may end the exchange with an answer of the proxy's own: errors.go renders it.
 //
-// The first three decide and write down what they decided. Prepare and forward apply it. When the
-// exchange is over, one [Record] is made of what was decided and what happened. No stage changes
+// Classify, authenticate and route only decide, and what they decide is the plan. Prepare and
+// forward apply it. When the exchange is over, one [Record] is made of the plan and of what
+// happened. No stage changes
 // the client's request, and nothing wraps the ResponseWriter. To add a stage, wrap the Proxy: it is
 // an http.Handler.
 //
