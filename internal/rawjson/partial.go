@@ -202,9 +202,9 @@ func (p *Partial) beginValue(c rune) bool {
 }
 
 // inNumber says where a number goes on with 0, another digit, a dot, an e or a sign; zero stands
-// for nowhere.
+// for nowhere. It begins with inMinus.
 var inNumber = [...]struct{ zero, digit, dot, e, sign partialState }{
-	inMinus - inMinus:    {zero: inZero, digit: inInt},
+	0:                    {zero: inZero, digit: inInt},
 	inZero - inMinus:     {dot: inDot, e: inE},
 	inInt - inMinus:      {zero: inInt, digit: inInt, dot: inDot, e: inE},
 	inDot - inMinus:      {zero: inFraction, digit: inFraction},
