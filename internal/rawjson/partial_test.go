@@ -40,6 +40,8 @@ func TestPartial(t *testing.T) {
 	}
 }
 
+const space = " \t\r\n" // JSON's
+
 // FuzzPartial: a text is complete exactly when it is a JSON object, and what was taken of any text
 // closes to one.
 func FuzzPartial(f *testing.F) {
@@ -65,7 +67,6 @@ func FuzzPartial(f *testing.F) {
 			}
 			rest = rest[len(piece):]
 		}
-		const space = " \t\r\n" // JSON's
 		plain := bytes.Trim(esc.Decode(), space)
 		if got, want := p.Complete() && n == len(esc), ValidObject(plain); got != want {
 			t.Errorf("%q: complete %v, valid %v", s, got, want)
