@@ -42,7 +42,7 @@ func (p *Proxy) answer(x *exchange, res *http.Response) *reply {
 	res.Body = x.tap
 	switch {
 	case x.conversion != nil:
-		return p.convertAnswer(x, res)
+		return x.convertAnswer(res)
 	case x.mode == ModeGateway && res.StatusCode >= 300:
 		return x.translate(res)
 	case listed:
@@ -61,12 +61,6 @@ const (
 	maxError    = 64 << 10
 	maxDocument = 32 << 20
 )
-
-// answerReader returns a reader for an answer that has to be read whole. Its memory counts like
-// that of a request: in passthrough it is the client that picked the upstream.
-func (p *Proxy) answerReader() *body.Reader {
-	return &body.Reader{Limit: maxDocument, Budget: p.budget}
-}
 
 // noRoom is the reply when the budget has no room for an answer.
 func noRoom() *reply {
@@ -147,7 +141,7 @@ func gatewayErrorType(code string) string {
 
 // convertAnswer makes an answer in the client's protocol of the upstream's. Headers of the
 // upstream's protocol do not survive.
-func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *reply {
+func (x *exchange) convertAnswer(res *http.Response) *reply {
 	x.nameRequest(res.Header)
 	header.ConvertAnswer(res.Header, x.requestIDHeader())
 	defer x.tellLosses(res.Header)
@@ -159,7 +153,7 @@ func (p *Proxy) convertAnswer(x *exchange, res *http.Response) *reply {
 		x.convertStream(res)
 		return nil
 	}
-	return p.convertDocument(x, res)
+	return x.convertDocument(res)
 }
 
 // tellLosses names in an answer's head what its conversion, and that of its request, could not
@@ -195,10 +189,9 @@ func (x *exchange) failConversion(res *http.Response, fault string, e *convert.E
 	x.replaceError(res, e.Status, e.Class, fault, "", e.Message)
 }
 
-func (p *Proxy) convertDocument(x *exchange, res *http.Response) *reply {
-	doc := p.answerReader()
-	defer doc.Release()
-	b, err := doc.Read(x.tap, -1)
+func (x *exchange) convertDocument(res *http.Response) *reply {
+	defer x.held.Release()
+	b, err := x.held.Read(x.tap, -1)
 	switch {
 	case errors.Is(err, body.ErrBusy):
 		return noRoom()
@@ -274,9 +267,8 @@ func (p *Proxy) listModels(x *exchange, res *http.Response) *reply {
 		res.Header.Del("Content-Length") // it is that of the gateway's list
 		return nil
 	}
-	doc := p.answerReader()
-	defer doc.Release()
-	b, err := doc.Read(x.tap, -1)
+	defer x.held.Release()
+	b, err := x.held.Read(x.tap, -1)
 	if errors.Is(err, body.ErrBusy) {
 		return noRoom()
 	}

@@ -83,7 +83,7 @@ type exchange struct {
 	plan
 	request
 	facts
-	held     body.Reader    // what may be held of a converted stream, and what is
+	held     body.Reader    // what may be held of the answer, and what is: the client may have picked its upstream
 	tap      *tap           // nil: no answer from upstream
 	content  *capture       // nil: nobody asked
 	deadline relay.Deadline // of w
@@ -132,7 +132,7 @@ func (p *Proxy) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{id: "req_" + rand.Text(), start: time.Now(), r: r, w: w}
 	x.observed = len(p.sinks) > 0
 	x.allowance = body.Reader{Limit: p.maxRequest, Budget: p.budget}
-	x.held = *p.answerReader()
+	x.held = body.Reader{Limit: maxDocument, Budget: p.budget}
 	if p.content > 0 {
 		x.content = &capture{max: p.content}
 	}

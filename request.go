@@ -124,14 +124,14 @@ func (p *Proxy) prepare(x *exchange) *reply {
 		return p.convert(x)
 	}
 	b := x.text
+	if x.askUsage {
+		b, x.hideUsage = askForUsage(b, &x.doc)
+	}
 	if x.rewrite {
 		b = body.Replace(b, x.doc.Model, x.model)
 	}
-	switch {
-	case x.client == protocol.Messages:
+	if x.client == protocol.Messages {
 		b = convert.StripOwnThinking(b)
-	case x.askUsage:
-		b, x.hideUsage = askForUsage(b, x.doc.StreamOptions.Count)
 	}
 	if len(b) > len(x.received) {
 		// A longer body is a copy: both are held now.
@@ -174,26 +174,32 @@ func (p *Proxy) convert(x *exchange) *reply {
 	return nil
 }
 
-// askForUsage sets stream_options.include_usage unless the client did, and reports whether it
-// changed that. A stream_options that is no object, or that comes twice, is left to the client and
-// the provider.
-func askForUsage(b []byte, members int) ([]byte, bool) {
-	if members == 0 {
-		at := bytes.IndexByte(b, '{') + 1
-		return body.Splice(b, at, at, []byte(`"stream_options":{"include_usage":true},`)), true
-	}
-	doc, err := body.Scan(b)
+// askForUsage sets stream_options.include_usage unless the client did, moves doc's model along, and
+// reports whether it changed that. A stream_options that is no object, or that comes twice, is left
+// to the client and the provider.
+func askForUsage(b []byte, doc *body.Doc) ([]byte, bool) {
 	m := doc.StreamOptions
-	if err != nil || m.Count != 1 || b[m.Start] != '{' {
+	options := []byte(`"stream_options":{"include_usage":true},`)
+	switch {
+	case m.Count == 0:
+		m.Start = bytes.IndexByte(b, '{') + 1
+		m.End = m.Start
+	case m.Count > 1 || b[m.Start] != '{':
 		return b, false
+	default:
+		old := b[m.Start:m.End]
+		if gjson.GetBytes(old, "include_usage").Type == gjson.True {
+			return b, false
+		}
+		var err error
+		if options, err = sjson.SetRawBytes(old, "include_usage", []byte("true")); err != nil {
+			return b, false
+		}
 	}
-	old := b[m.Start:m.End]
-	if gjson.GetBytes(old, "include_usage").Type == gjson.True {
-		return b, false
-	}
-	options, err := sjson.SetRawBytes(old, "include_usage", []byte("true"))
-	if err != nil {
-		return b, false
+	if doc.Model.Start >= m.End {
+		more := len(options) - (m.End - m.Start)
+		doc.Model.Start += more
+		doc.Model.End += more
 	}
 	return body.Splice(b, m.Start, m.End, options), true
 }

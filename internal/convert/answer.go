@@ -68,7 +68,7 @@ const (
 	Refused
 )
 
-// buffer is what an Answer appends to.
+// buffer is what an Answer, or a request, is appended to.
 type buffer struct{ out []byte }
 
 func (b *buffer) str(s string)        { b.out = append(b.out, s...) }

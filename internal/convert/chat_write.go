@@ -8,12 +8,12 @@ import (
 )
 
 // chatRequest writes a normalized Conversation as a Chat Completions request, in the way of one
-// profile. It appends to out.
+// profile.
 type chatRequest struct {
+	buffer
 	from *Conversation
 	p    *ChatProfile
 	drop func(string)
-	out  []byte
 
 	names      []rename                 // tools whose names had to be changed
 	declared   map[string]bool          // names of the tools that are sent, as the client wrote them
@@ -25,7 +25,7 @@ type chatRequest struct {
 
 // writeChat writes the request of a conversation that was made of size bytes.
 func writeChat(c *Conversion, from *Conversation, p *Params, size int) *Error {
-	w := &chatRequest{from: from, p: &c.profile, drop: c.drop, refs: newRefBudget(size), out: make([]byte, 0, size+size/8+512)}
+	w := &chatRequest{from: from, p: &c.profile, drop: c.drop, refs: newRefBudget(size), buffer: buffer{make([]byte, 0, size+size/8+512)}}
 	w.str(`{"model":`)
 	w.out = rawjson.AppendString(w.out, p.Model)
 	if err := w.messages(); err != nil {
@@ -46,10 +46,6 @@ func writeChat(c *Conversion, from *Conversation, p *Params, size int) *Error {
 	c.body, c.names = w.out, w.names
 	return nil
 }
-
-func (w *chatRequest) str(s string) { w.out = append(w.out, s...) }
-
-func (w *chatRequest) text(s rawjson.Text) { w.out = append(w.out, s...) }
 
 // sep puts a comma where one is due.
 func (w *chatRequest) sep() {

@@ -132,10 +132,10 @@ func GatewayError(body []byte) (code, message string, ok bool) {
 		return "", "", false
 	}
 	number := first.Get("code")
-	if !isNumber(number) {
+	if !number.IsNumber() {
 		number = doc.Get("internalCode")
 	}
-	if isNumber(number) && len(number) < 10 {
+	if number.IsNumber() && len(number) < 10 {
 		code = string(number)
 	}
 	if message = string(first.Get("message").Decode()); message == "" {
@@ -157,11 +157,6 @@ func bounded(s string) string {
 		s = strings.ToValidUTF8(s[:maxErrorText], "")
 	}
 	return s
-}
-
-func isNumber(v rawjson.Value) bool {
-	c := v.Kind()
-	return c == '-' || c >= '0' && c <= '9'
 }
 
 // payloadError is for an error inside an answer of status 200: the status comes from a code in it,

@@ -586,9 +586,9 @@ func (r *messagesRequest) settleSampling() *Error {
 		from rawjson.Value
 		to   *rawjson.Value
 	}{{"temperature", r.temperature, &s.Temperature}, {"top_p", r.topP, &s.TopP}} {
-		switch c := f.from.Kind(); {
+		switch {
 		case f.from.IsNull():
-		case c != '-' && (c < '0' || c > '9'):
+		case !f.from.IsNumber():
 			return invalid(f.name + ": must be a number")
 		default:
 			*f.to = f.from

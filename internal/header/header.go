@@ -172,10 +172,11 @@ func OfAnswer(h http.Header) http.Header {
 	deleteNamed(h, h["Connection"])
 	for name, values := range h {
 		key := textproto.CanonicalMIMEHeaderKey(name)
-		if key != name || !mayAnswer(key) {
-			delete(h, name)
+		if key == name && mayAnswer(key) {
+			continue
 		}
-		if key != name && mayAnswer(key) {
+		delete(h, name)
+		if mayAnswer(key) {
 			h[key] = append(h[key], values...)
 		}
 	}
@@ -194,9 +195,7 @@ func OfTrailer(h http.Header) http.Header {
 // with src.
 func Add(dst, src http.Header, prefix string) {
 	for name, values := range src {
-		if prefix != "" {
-			name = prefix + name
-		}
+		name = prefix + name
 		if old := dst[name]; len(old) > 0 {
 			values = append(old[:len(old):len(old)], values...)
 		}

@@ -124,10 +124,9 @@ func AppendEmbedded(dst []byte, v Value) []byte {
 	for i := 0; i < len(v); {
 		switch c := v[i]; {
 		case c == '"':
-			r := Reader{v, i}
-			r.str()
-			s := v[i+1 : max(r.At-1, i+1)]
-			i = r.At
+			end, _ := skipContent(v, i)
+			s := v[i+1 : max(end-1, i+1)]
+			i = end
 			dst = append(dst, '\\', '"')
 			for {
 				n := bytes.IndexByte(s, '\\')

@@ -34,6 +34,12 @@ func (v Value) IsObject() bool { return v.Kind() == '{' }
 // IsArray reports whether v is an array.
 func (v Value) IsArray() bool { return v.Kind() == '[' }
 
+// IsNumber reports whether v is a number.
+func (v Value) IsNumber() bool {
+	c := v.Kind()
+	return c == '-' || c >= '0' && c <= '9'
+}
+
 // IsNull reports whether v is absent or null: most protocols mean the same by both.
 func (v Value) IsNull() bool { return len(v) == 0 || v[0] == 'n' }
 
@@ -287,25 +293,7 @@ func (r *Reader) container() {
 }
 
 // str steps over the string that begins here.
-func (r *Reader) str() {
-	r.At++
-	for {
-		n := bytes.IndexByte(r.Doc[r.At:], '"')
-		if n < 0 {
-			r.At = len(r.Doc)
-			return
-		}
-		end := r.At + n
-		r.At = end + 1
-		slashes := 0
-		for end > slashes && r.Doc[end-1-slashes] == '\\' {
-			slashes++
-		}
-		if slashes%2 == 0 {
-			return
-		}
-	}
-}
+func (r *Reader) str() { r.At, _ = skipContent(r.Doc, r.At) }
 
 // Trim cuts a byte order mark and the white space around a document.
 func Trim(b []byte) []byte {

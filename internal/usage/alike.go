@@ -1,6 +1,10 @@
 package usage
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/loadchange/apexproxy/internal/rawjson"
+)
 
 // alike knows how the events of a stream begin and end that hold nothing but a piece of the output:
 // they are the same around one string. Most events of a stream are like the one before, and so are
@@ -15,42 +19,22 @@ const maxAlike = 1 << 10
 
 // skip returns b, which begins with an event, without the events at its start that are like those
 // before. What tells that an event says something are names, and the value of "type": the middle of
-// such an event is neither, because it holds no quote but escaped ones, the quotes around it are
-// followed by no colon, and learn takes no value of "type" for it. So what said nothing before says
-// nothing now.
+// such an event is neither, because it is one valid string, which holds no line end either, the
+// quotes around it are followed by no colon, and learn takes no value of "type" for it. So what said
+// nothing before says nothing now.
 func (a *alike) skip(b []byte) []byte {
 	for len(a.prefix) > 0 && bytes.HasPrefix(b, a.prefix) {
-		rest := b[len(a.prefix):]
-		end := bytes.IndexByte(rest, '\n')
-		if end < len(a.suffix) || end+1 >= len(rest) || rest[end+1] != '\n' ||
-			!bytes.HasSuffix(rest[:end], a.suffix) || ends(rest[:end-len(a.suffix)]) {
+		end, ok := rawjson.StringEnd(b, len(a.prefix)-1)
+		if !ok {
 			break
 		}
-		b = rest[end+2:]
+		rest, like := bytes.CutPrefix(b[end-1:], a.suffix)
+		if rest, ok = bytes.CutPrefix(rest, blankLine); !like || !ok {
+			break
+		}
+		b = rest
 	}
 	return b
-}
-
-// ends reports whether s, in the place of a string's inside, holds what ends it: a quote, or a CR,
-// which ends a line of the stream.
-func ends(s []byte) bool {
-	if bytes.IndexByte(s, '\r') >= 0 {
-		return true
-	}
-	for at := 0; ; {
-		i := bytes.IndexByte(s[at:], '"')
-		if i < 0 {
-			return false
-		}
-		slashes := 0
-		for slashes < at+i && s[at+i-1-slashes] == '\\' {
-			slashes++
-		}
-		if slashes%2 == 0 {
-			return true
-		}
-		at += i + 1
-	}
 }
 
 // learn compares an event that said nothing, with its blank line, with the one before.

@@ -278,16 +278,11 @@ func (r *Reader) fail(d *doc) {
 			word = string(v.Decode())
 		}
 		// The type of an error event is "error", which is no news.
-		if (v.IsString() || isNumber(v)) && word != "error" && plain(word) {
+		if (v.IsString() || v.IsNumber()) && word != "error" && plain(word) {
 			r.sum.ErrorType = word
 			return
 		}
 	}
-}
-
-func isNumber(v rawjson.Value) bool {
-	c := v.Kind()
-	return c == '-' || c >= '0' && c <= '9'
 }
 
 func plain(s string) bool {
@@ -318,7 +313,7 @@ func count(v rawjson.Value) (int64, bool) {
 	if n, ok := v.Integer(); ok {
 		return n, n <= most
 	}
-	if !isNumber(v) {
+	if !v.IsNumber() {
 		return 0, false
 	}
 	f, err := strconv.ParseFloat(string(v), 64)
